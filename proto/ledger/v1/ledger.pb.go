@@ -13,7 +13,6 @@ import (
 	v1 "github.com/znshub/znshub/proto/notification/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -405,7 +404,8 @@ func (x *Position) GetLedgerTopicId() []byte {
 	return nil
 }
 
-// Entry is the state of one notification.
+// Entry is the state of one notification. Times are Unix milliseconds, 0 meaning none: entries are written several
+// times per notification.
 type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lowest format version that a program must read to own this entry.
@@ -416,14 +416,14 @@ type Entry struct {
 	State State `protobuf:"varint,3,opt,name=state,proto3,enum=ledger.v1.State" json:"state,omitempty"`
 	// Offset of the request in its canonical input partition: the order of arrival.
 	InputOffset int64 `protobuf:"varint,4,opt,name=input_offset,json=inputOffset,proto3" json:"input_offset,omitempty"`
-	// SHA-256 of the request's content, first 16 bytes: tells a repeated request from a reused id.
+	// Hash of the request's content, first 16 bytes: tells a repeated request from a reused id.
 	PayloadHash []byte `protobuf:"bytes,5,opt,name=payload_hash,json=payloadHash,proto3" json:"payload_hash,omitempty"`
 	// When the request was written to Kafka.
-	RequestedTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=requested_time,json=requestedTime,proto3" json:"requested_time,omitempty"`
-	// When the request was taken into the ledger.
-	AcceptedTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=accepted_time,json=acceptedTime,proto3" json:"accepted_time,omitempty"`
+	RequestedMs int64 `protobuf:"varint,6,opt,name=requested_ms,json=requestedMs,proto3" json:"requested_ms,omitempty"`
+	// When the request was taken into the ledger. Never decreases from one input offset to the next.
+	AcceptedMs int64 `protobuf:"varint,7,opt,name=accepted_ms,json=acceptedMs,proto3" json:"accepted_ms,omitempty"`
 	// The last moment at which a call may start.
-	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireMs int64 `protobuf:"varint,8,opt,name=expire_ms,json=expireMs,proto3" json:"expire_ms,omitempty"`
 	// The category that applies.
 	Category v1.Category `protobuf:"varint,9,opt,name=category,proto3,enum=notification.v1.Category" json:"category,omitempty"`
 	// The normalised request: until the entry is terminal, and while a failed one may still be corrected.
@@ -439,11 +439,11 @@ type Entry struct {
 	// Why it waits. Set in state HELD.
 	HoldReason HoldReason `protobuf:"varint,15,opt,name=hold_reason,json=holdReason,proto3,enum=ledger.v1.HoldReason" json:"hold_reason,omitempty"`
 	// Until when it waits. Set in state HELD unless only an event ends the wait.
-	HoldUntil *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=hold_until,json=holdUntil,proto3" json:"hold_until,omitempty"`
+	HoldUntilMs int64 `protobuf:"varint,16,opt,name=hold_until_ms,json=holdUntilMs,proto3" json:"hold_until_ms,omitempty"`
 	// Since when nobody knows. Set in state UNKNOWN.
-	UnknownSince *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=unknown_since,json=unknownSince,proto3" json:"unknown_since,omitempty"`
+	UnknownSinceMs int64 `protobuf:"varint,17,opt,name=unknown_since_ms,json=unknownSinceMs,proto3" json:"unknown_since_ms,omitempty"`
 	// When the policy may act. Set in state UNKNOWN.
-	DecideBy *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=decide_by,json=decideBy,proto3" json:"decide_by,omitempty"`
+	DecideByMs int64 `protobuf:"varint,18,opt,name=decide_by_ms,json=decideByMs,proto3" json:"decide_by_ms,omitempty"`
 	// Why nobody knows, as a number of zns.v1.UnknownCause.
 	UnknownCause int32 `protobuf:"varint,19,opt,name=unknown_cause,json=unknownCause,proto3" json:"unknown_cause,omitempty"`
 	// True once zns.unresolved was published for the present unknown state.
@@ -451,23 +451,25 @@ type Entry struct {
 	// Zalo's id of the message. Set in state SENT.
 	MsgId string `protobuf:"bytes,21,opt,name=msg_id,json=msgId,proto3" json:"msg_id,omitempty"`
 	// When Zalo accepted it, by Zalo's clock.
-	SentTime *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=sent_time,json=sentTime,proto3" json:"sent_time,omitempty"`
+	SentMs int64 `protobuf:"varint,22,opt,name=sent_ms,json=sentMs,proto3" json:"sent_ms,omitempty"`
 	// When the entry became terminal. Its tombstone follows after the dedupe window.
-	FinishedTime *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=finished_time,json=finishedTime,proto3" json:"finished_time,omitempty"`
+	FinishedMs int64 `protobuf:"varint,23,opt,name=finished_ms,json=finishedMs,proto3" json:"finished_ms,omitempty"`
 	// Why it failed, as a number of zns.v1.FailureReason. Set in state FAILED.
 	FailureReason int32 `protobuf:"varint,24,opt,name=failure_reason,json=failureReason,proto3" json:"failure_reason,omitempty"`
 	// Zalo's last error code.
 	ProviderCode int32 `protobuf:"varint,25,opt,name=provider_code,json=providerCode,proto3" json:"provider_code,omitempty"`
-	// Number of attempts that ended in a refusal that may be tried again, or unsent: drives the backoff.
+	// Number of attempts in a row that ended in a refusal that may be tried again, or unsent: drives the backoff.
 	Retries int32 `protobuf:"varint,26,opt,name=retries,proto3" json:"retries,omitempty"`
 	// What happened, oldest first, at most 32 steps, without personal data.
 	History []*Step `protobuf:"bytes,27,rep,name=history,proto3" json:"history,omitempty"`
-	// Offset and partition at which the caller first wrote the request, when it was moved: "<partition>@<offset>".
+	// Partition and offset at which the caller first wrote the request, when it was moved: "<partition>@<offset>".
 	MovedFrom string `protobuf:"bytes,28,opt,name=moved_from,json=movedFrom,proto3" json:"moved_from,omitempty"`
-	// How long to wait in state UNKNOWN before the policy acts.
-	ResolveWindow *durationpb.Duration `protobuf:"bytes,29,opt,name=resolve_window,json=resolveWindow,proto3" json:"resolve_window,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// When the request takes its place in the order of its ordering_key: its not_before, else accepted_ms.
+	DueMs int64 `protobuf:"varint,29,opt,name=due_ms,json=dueMs,proto3" json:"due_ms,omitempty"`
+	// Every attempt so far, for the events: at most the last 16.
+	AttemptResults []*AttemptResult `protobuf:"bytes,30,rep,name=attempt_results,json=attemptResults,proto3" json:"attempt_results,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Entry) Reset() {
@@ -535,25 +537,25 @@ func (x *Entry) GetPayloadHash() []byte {
 	return nil
 }
 
-func (x *Entry) GetRequestedTime() *timestamppb.Timestamp {
+func (x *Entry) GetRequestedMs() int64 {
 	if x != nil {
-		return x.RequestedTime
+		return x.RequestedMs
 	}
-	return nil
+	return 0
 }
 
-func (x *Entry) GetAcceptedTime() *timestamppb.Timestamp {
+func (x *Entry) GetAcceptedMs() int64 {
 	if x != nil {
-		return x.AcceptedTime
+		return x.AcceptedMs
 	}
-	return nil
+	return 0
 }
 
-func (x *Entry) GetExpireTime() *timestamppb.Timestamp {
+func (x *Entry) GetExpireMs() int64 {
 	if x != nil {
-		return x.ExpireTime
+		return x.ExpireMs
 	}
-	return nil
+	return 0
 }
 
 func (x *Entry) GetCategory() v1.Category {
@@ -605,25 +607,25 @@ func (x *Entry) GetHoldReason() HoldReason {
 	return HoldReason_HOLD_REASON_UNSPECIFIED
 }
 
-func (x *Entry) GetHoldUntil() *timestamppb.Timestamp {
+func (x *Entry) GetHoldUntilMs() int64 {
 	if x != nil {
-		return x.HoldUntil
+		return x.HoldUntilMs
 	}
-	return nil
+	return 0
 }
 
-func (x *Entry) GetUnknownSince() *timestamppb.Timestamp {
+func (x *Entry) GetUnknownSinceMs() int64 {
 	if x != nil {
-		return x.UnknownSince
+		return x.UnknownSinceMs
 	}
-	return nil
+	return 0
 }
 
-func (x *Entry) GetDecideBy() *timestamppb.Timestamp {
+func (x *Entry) GetDecideByMs() int64 {
 	if x != nil {
-		return x.DecideBy
+		return x.DecideByMs
 	}
-	return nil
+	return 0
 }
 
 func (x *Entry) GetUnknownCause() int32 {
@@ -647,18 +649,18 @@ func (x *Entry) GetMsgId() string {
 	return ""
 }
 
-func (x *Entry) GetSentTime() *timestamppb.Timestamp {
+func (x *Entry) GetSentMs() int64 {
 	if x != nil {
-		return x.SentTime
+		return x.SentMs
 	}
-	return nil
+	return 0
 }
 
-func (x *Entry) GetFinishedTime() *timestamppb.Timestamp {
+func (x *Entry) GetFinishedMs() int64 {
 	if x != nil {
-		return x.FinishedTime
+		return x.FinishedMs
 	}
-	return nil
+	return 0
 }
 
 func (x *Entry) GetFailureReason() int32 {
@@ -696,14 +698,21 @@ func (x *Entry) GetMovedFrom() string {
 	return ""
 }
 
-func (x *Entry) GetResolveWindow() *durationpb.Duration {
+func (x *Entry) GetDueMs() int64 {
 	if x != nil {
-		return x.ResolveWindow
+		return x.DueMs
+	}
+	return 0
+}
+
+func (x *Entry) GetAttemptResults() []*AttemptResult {
+	if x != nil {
+		return x.AttemptResults
 	}
 	return nil
 }
 
-// Attempt is one call to the provider.
+// Attempt is one call to the provider whose outcome is not known.
 type Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number, from 1.
@@ -711,9 +720,9 @@ type Attempt struct {
 	// The tracking_id that it carries.
 	TrackingId string `protobuf:"bytes,2,opt,name=tracking_id,json=trackingId,proto3" json:"tracking_id,omitempty"`
 	// When the intent was written.
-	IntentTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=intent_time,json=intentTime,proto3" json:"intent_time,omitempty"`
+	IntentMs int64 `protobuf:"varint,3,opt,name=intent_ms,json=intentMs,proto3" json:"intent_ms,omitempty"`
 	// Until when its call may start.
-	LaunchDeadline *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=launch_deadline,json=launchDeadline,proto3" json:"launch_deadline,omitempty"`
+	LaunchDeadlineMs int64 `protobuf:"varint,4,opt,name=launch_deadline_ms,json=launchDeadlineMs,proto3" json:"launch_deadline_ms,omitempty"`
 	// Which program wrote the intent: its INSTANCE_ID.
 	Owner         string `protobuf:"bytes,5,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -764,18 +773,18 @@ func (x *Attempt) GetTrackingId() string {
 	return ""
 }
 
-func (x *Attempt) GetIntentTime() *timestamppb.Timestamp {
+func (x *Attempt) GetIntentMs() int64 {
 	if x != nil {
-		return x.IntentTime
+		return x.IntentMs
 	}
-	return nil
+	return 0
 }
 
-func (x *Attempt) GetLaunchDeadline() *timestamppb.Timestamp {
+func (x *Attempt) GetLaunchDeadlineMs() int64 {
 	if x != nil {
-		return x.LaunchDeadline
+		return x.LaunchDeadlineMs
 	}
-	return nil
+	return 0
 }
 
 func (x *Attempt) GetOwner() string {
@@ -785,11 +794,111 @@ func (x *Attempt) GetOwner() string {
 	return ""
 }
 
+// AttemptResult is how one call ended.
+type AttemptResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number, from 1.
+	Number int32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// The tracking_id that it carried.
+	TrackingId string `protobuf:"bytes,2,opt,name=tracking_id,json=trackingId,proto3" json:"tracking_id,omitempty"`
+	// When the intent was written.
+	IntentMs int64 `protobuf:"varint,3,opt,name=intent_ms,json=intentMs,proto3" json:"intent_ms,omitempty"`
+	// How long the call took.
+	DurationMs int32 `protobuf:"varint,4,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	// Number of zns.v1.AttemptOutcome.
+	Outcome int32 `protobuf:"varint,5,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// Zalo's error code, or 0.
+	ProviderCode int32 `protobuf:"varint,6,opt,name=provider_code,json=providerCode,proto3" json:"provider_code,omitempty"`
+	// Number of zns.v1.UnknownCause.
+	Cause         int32 `protobuf:"varint,7,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttemptResult) Reset() {
+	*x = AttemptResult{}
+	mi := &file_ledger_v1_ledger_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttemptResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttemptResult) ProtoMessage() {}
+
+func (x *AttemptResult) ProtoReflect() protoreflect.Message {
+	mi := &file_ledger_v1_ledger_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttemptResult.ProtoReflect.Descriptor instead.
+func (*AttemptResult) Descriptor() ([]byte, []int) {
+	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AttemptResult) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *AttemptResult) GetTrackingId() string {
+	if x != nil {
+		return x.TrackingId
+	}
+	return ""
+}
+
+func (x *AttemptResult) GetIntentMs() int64 {
+	if x != nil {
+		return x.IntentMs
+	}
+	return 0
+}
+
+func (x *AttemptResult) GetDurationMs() int32 {
+	if x != nil {
+		return x.DurationMs
+	}
+	return 0
+}
+
+func (x *AttemptResult) GetOutcome() int32 {
+	if x != nil {
+		return x.Outcome
+	}
+	return 0
+}
+
+func (x *AttemptResult) GetProviderCode() int32 {
+	if x != nil {
+		return x.ProviderCode
+	}
+	return 0
+}
+
+func (x *AttemptResult) GetCause() int32 {
+	if x != nil {
+		return x.Cause
+	}
+	return 0
+}
+
 // Step is one thing that happened to a notification.
 type Step struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// When.
-	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// When, in Unix milliseconds.
+	TimeMs int64 `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	// What.
 	Kind StepKind `protobuf:"varint,2,opt,name=kind,proto3,enum=ledger.v1.StepKind" json:"kind,omitempty"`
 	// The attempt that it speaks of, when it speaks of one.
@@ -802,9 +911,9 @@ type Step struct {
 	DurationMs int32 `protobuf:"varint,6,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
 	// Number of zns.v1.UnknownCause, for UNKNOWN.
 	Cause int32 `protobuf:"varint,7,opt,name=cause,proto3" json:"cause,omitempty"`
-	// Until when it waits, for HELD and UNKNOWN.
-	Until *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=until,proto3" json:"until,omitempty"`
-	// Which program: its INSTANCE_ID.
+	// Until when it waits, for HELD and UNKNOWN, in Unix milliseconds.
+	UntilMs int64 `protobuf:"varint,8,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
+	// Which program, where it changed: its INSTANCE_ID.
 	Owner         string `protobuf:"bytes,9,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -812,7 +921,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_ledger_v1_ledger_proto_msgTypes[3]
+	mi := &file_ledger_v1_ledger_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +933,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_ledger_v1_ledger_proto_msgTypes[3]
+	mi := &file_ledger_v1_ledger_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,14 +946,14 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{3}
+	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *Step) GetTime() *timestamppb.Timestamp {
+func (x *Step) GetTimeMs() int64 {
 	if x != nil {
-		return x.Time
+		return x.TimeMs
 	}
-	return nil
+	return 0
 }
 
 func (x *Step) GetKind() StepKind {
@@ -889,11 +998,11 @@ func (x *Step) GetCause() int32 {
 	return 0
 }
 
-func (x *Step) GetUntil() *timestamppb.Timestamp {
+func (x *Step) GetUntilMs() int64 {
 	if x != nil {
-		return x.Until
+		return x.UntilMs
 	}
-	return nil
+	return 0
 }
 
 func (x *Step) GetOwner() string {
@@ -926,7 +1035,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_ledger_v1_ledger_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1047,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_ledger_v1_ledger_proto_msgTypes[4]
+	mi := &file_ledger_v1_ledger_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1060,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{4}
+	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Receipt) GetMinReader() int32 {
@@ -1007,26 +1116,25 @@ var File_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x16ledger/v1/ledger.proto\x12\tledger.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"notification/v1/notification.proto\"\x98\x01\n" +
+	"\x16ledger/v1/ledger.proto\x12\tledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"notification/v1/notification.proto\"\x98\x01\n" +
 	"\bPosition\x12\x1d\n" +
 	"\n" +
 	"min_reader\x18\x01 \x01(\x05R\tminReader\x12\x1f\n" +
 	"\vnext_offset\x18\x02 \x01(\x03R\n" +
 	"nextOffset\x12$\n" +
 	"\x0einput_topic_id\x18\x03 \x01(\fR\finputTopicId\x12&\n" +
-	"\x0fledger_topic_id\x18\x04 \x01(\fR\rledgerTopicId\"\xd4\n" +
-	"\n" +
+	"\x0fledger_topic_id\x18\x04 \x01(\fR\rledgerTopicId\"\x87\t\n" +
 	"\x05Entry\x12\x1d\n" +
 	"\n" +
 	"min_reader\x18\x01 \x01(\x05R\tminReader\x12'\n" +
 	"\x0fnotification_id\x18\x02 \x01(\fR\x0enotificationId\x12&\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x10.ledger.v1.StateR\x05state\x12!\n" +
 	"\finput_offset\x18\x04 \x01(\x03R\vinputOffset\x12!\n" +
-	"\fpayload_hash\x18\x05 \x01(\fR\vpayloadHash\x12A\n" +
-	"\x0erequested_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\rrequestedTime\x12?\n" +
-	"\raccepted_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\facceptedTime\x12;\n" +
-	"\vexpire_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\x125\n" +
+	"\fpayload_hash\x18\x05 \x01(\fR\vpayloadHash\x12!\n" +
+	"\frequested_ms\x18\x06 \x01(\x03R\vrequestedMs\x12\x1f\n" +
+	"\vaccepted_ms\x18\a \x01(\x03R\n" +
+	"acceptedMs\x12\x1b\n" +
+	"\texpire_ms\x18\b \x01(\x03R\bexpireMs\x125\n" +
 	"\bcategory\x18\t \x01(\x0e2\x19.notification.v1.CategoryR\bcategory\x12@\n" +
 	"\arequest\x18\n" +
 	" \x01(\v2&.notification.v1.NotificationRequestedR\arequest\x12 \n" +
@@ -1037,33 +1145,44 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\aattempt\x18\r \x01(\x05R\aattempt\x127\n" +
 	"\ropen_attempts\x18\x0e \x03(\v2\x12.ledger.v1.AttemptR\fopenAttempts\x126\n" +
 	"\vhold_reason\x18\x0f \x01(\x0e2\x15.ledger.v1.HoldReasonR\n" +
-	"holdReason\x129\n" +
-	"\n" +
-	"hold_until\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\tholdUntil\x12?\n" +
-	"\runknown_since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\funknownSince\x127\n" +
-	"\tdecide_by\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\bdecideBy\x12#\n" +
+	"holdReason\x12\"\n" +
+	"\rhold_until_ms\x18\x10 \x01(\x03R\vholdUntilMs\x12(\n" +
+	"\x10unknown_since_ms\x18\x11 \x01(\x03R\x0eunknownSinceMs\x12 \n" +
+	"\fdecide_by_ms\x18\x12 \x01(\x03R\n" +
+	"decideByMs\x12#\n" +
 	"\runknown_cause\x18\x13 \x01(\x05R\funknownCause\x121\n" +
 	"\x14unresolved_published\x18\x14 \x01(\bR\x13unresolvedPublished\x12\x15\n" +
-	"\x06msg_id\x18\x15 \x01(\tR\x05msgId\x127\n" +
-	"\tsent_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\bsentTime\x12?\n" +
-	"\rfinished_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\ffinishedTime\x12%\n" +
+	"\x06msg_id\x18\x15 \x01(\tR\x05msgId\x12\x17\n" +
+	"\asent_ms\x18\x16 \x01(\x03R\x06sentMs\x12\x1f\n" +
+	"\vfinished_ms\x18\x17 \x01(\x03R\n" +
+	"finishedMs\x12%\n" +
 	"\x0efailure_reason\x18\x18 \x01(\x05R\rfailureReason\x12#\n" +
 	"\rprovider_code\x18\x19 \x01(\x05R\fproviderCode\x12\x18\n" +
 	"\aretries\x18\x1a \x01(\x05R\aretries\x12)\n" +
 	"\ahistory\x18\x1b \x03(\v2\x0f.ledger.v1.StepR\ahistory\x12\x1d\n" +
 	"\n" +
-	"moved_from\x18\x1c \x01(\tR\tmovedFrom\x12@\n" +
-	"\x0eresolve_window\x18\x1d \x01(\v2\x19.google.protobuf.DurationR\rresolveWindow\"\xda\x01\n" +
+	"moved_from\x18\x1c \x01(\tR\tmovedFrom\x12\x15\n" +
+	"\x06due_ms\x18\x1d \x01(\x03R\x05dueMs\x12A\n" +
+	"\x0fattempt_results\x18\x1e \x03(\v2\x18.ledger.v1.AttemptResultR\x0eattemptResults\"\xa3\x01\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x1f\n" +
 	"\vtracking_id\x18\x02 \x01(\tR\n" +
-	"trackingId\x12;\n" +
-	"\vintent_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"intentTime\x12C\n" +
-	"\x0flaunch_deadline\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0elaunchDeadline\x12\x14\n" +
-	"\x05owner\x18\x05 \x01(\tR\x05owner\"\xc4\x02\n" +
-	"\x04Step\x12.\n" +
-	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12'\n" +
+	"trackingId\x12\x1b\n" +
+	"\tintent_ms\x18\x03 \x01(\x03R\bintentMs\x12,\n" +
+	"\x12launch_deadline_ms\x18\x04 \x01(\x03R\x10launchDeadlineMs\x12\x14\n" +
+	"\x05owner\x18\x05 \x01(\tR\x05owner\"\xdb\x01\n" +
+	"\rAttemptResult\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x1f\n" +
+	"\vtracking_id\x18\x02 \x01(\tR\n" +
+	"trackingId\x12\x1b\n" +
+	"\tintent_ms\x18\x03 \x01(\x03R\bintentMs\x12\x1f\n" +
+	"\vduration_ms\x18\x04 \x01(\x05R\n" +
+	"durationMs\x12\x18\n" +
+	"\aoutcome\x18\x05 \x01(\x05R\aoutcome\x12#\n" +
+	"\rprovider_code\x18\x06 \x01(\x05R\fproviderCode\x12\x14\n" +
+	"\x05cause\x18\a \x01(\x05R\x05cause\"\x96\x02\n" +
+	"\x04Step\x12\x17\n" +
+	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x12'\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x13.ledger.v1.StepKindR\x04kind\x12\x18\n" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\x126\n" +
 	"\vhold_reason\x18\x04 \x01(\x0e2\x15.ledger.v1.HoldReasonR\n" +
@@ -1071,8 +1190,8 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x04code\x18\x05 \x01(\x05R\x04code\x12\x1f\n" +
 	"\vduration_ms\x18\x06 \x01(\x05R\n" +
 	"durationMs\x12\x14\n" +
-	"\x05cause\x18\a \x01(\x05R\x05cause\x120\n" +
-	"\x05until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x14\n" +
+	"\x05cause\x18\a \x01(\x05R\x05cause\x12\x19\n" +
+	"\buntil_ms\x18\b \x01(\x03R\auntilMs\x12\x14\n" +
 	"\x05owner\x18\t \x01(\tR\x05owner\"\xc4\x02\n" +
 	"\aReceipt\x12\x1d\n" +
 	"\n" +
@@ -1143,7 +1262,7 @@ func file_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_ledger_v1_ledger_proto_goTypes = []any{
 	(State)(0),                       // 0: ledger.v1.State
 	(HoldReason)(0),                  // 1: ledger.v1.HoldReason
@@ -1152,43 +1271,31 @@ var file_ledger_v1_ledger_proto_goTypes = []any{
 	(*Position)(nil),                 // 4: ledger.v1.Position
 	(*Entry)(nil),                    // 5: ledger.v1.Entry
 	(*Attempt)(nil),                  // 6: ledger.v1.Attempt
-	(*Step)(nil),                     // 7: ledger.v1.Step
-	(*Receipt)(nil),                  // 8: ledger.v1.Receipt
-	(*timestamppb.Timestamp)(nil),    // 9: google.protobuf.Timestamp
+	(*AttemptResult)(nil),            // 7: ledger.v1.AttemptResult
+	(*Step)(nil),                     // 8: ledger.v1.Step
+	(*Receipt)(nil),                  // 9: ledger.v1.Receipt
 	(v1.Category)(0),                 // 10: notification.v1.Category
 	(*v1.NotificationRequested)(nil), // 11: notification.v1.NotificationRequested
-	(*durationpb.Duration)(nil),      // 12: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 12: google.protobuf.Timestamp
 }
 var file_ledger_v1_ledger_proto_depIdxs = []int32{
 	0,  // 0: ledger.v1.Entry.state:type_name -> ledger.v1.State
-	9,  // 1: ledger.v1.Entry.requested_time:type_name -> google.protobuf.Timestamp
-	9,  // 2: ledger.v1.Entry.accepted_time:type_name -> google.protobuf.Timestamp
-	9,  // 3: ledger.v1.Entry.expire_time:type_name -> google.protobuf.Timestamp
-	10, // 4: ledger.v1.Entry.category:type_name -> notification.v1.Category
-	11, // 5: ledger.v1.Entry.request:type_name -> notification.v1.NotificationRequested
-	6,  // 6: ledger.v1.Entry.open_attempts:type_name -> ledger.v1.Attempt
-	1,  // 7: ledger.v1.Entry.hold_reason:type_name -> ledger.v1.HoldReason
-	9,  // 8: ledger.v1.Entry.hold_until:type_name -> google.protobuf.Timestamp
-	9,  // 9: ledger.v1.Entry.unknown_since:type_name -> google.protobuf.Timestamp
-	9,  // 10: ledger.v1.Entry.decide_by:type_name -> google.protobuf.Timestamp
-	9,  // 11: ledger.v1.Entry.sent_time:type_name -> google.protobuf.Timestamp
-	9,  // 12: ledger.v1.Entry.finished_time:type_name -> google.protobuf.Timestamp
-	7,  // 13: ledger.v1.Entry.history:type_name -> ledger.v1.Step
-	12, // 14: ledger.v1.Entry.resolve_window:type_name -> google.protobuf.Duration
-	9,  // 15: ledger.v1.Attempt.intent_time:type_name -> google.protobuf.Timestamp
-	9,  // 16: ledger.v1.Attempt.launch_deadline:type_name -> google.protobuf.Timestamp
-	9,  // 17: ledger.v1.Step.time:type_name -> google.protobuf.Timestamp
-	2,  // 18: ledger.v1.Step.kind:type_name -> ledger.v1.StepKind
-	1,  // 19: ledger.v1.Step.hold_reason:type_name -> ledger.v1.HoldReason
-	9,  // 20: ledger.v1.Step.until:type_name -> google.protobuf.Timestamp
-	3,  // 21: ledger.v1.Receipt.state:type_name -> ledger.v1.ReceiptState
-	9,  // 22: ledger.v1.Receipt.callback_time:type_name -> google.protobuf.Timestamp
-	9,  // 23: ledger.v1.Receipt.wait_until:type_name -> google.protobuf.Timestamp
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	10, // 1: ledger.v1.Entry.category:type_name -> notification.v1.Category
+	11, // 2: ledger.v1.Entry.request:type_name -> notification.v1.NotificationRequested
+	6,  // 3: ledger.v1.Entry.open_attempts:type_name -> ledger.v1.Attempt
+	1,  // 4: ledger.v1.Entry.hold_reason:type_name -> ledger.v1.HoldReason
+	8,  // 5: ledger.v1.Entry.history:type_name -> ledger.v1.Step
+	7,  // 6: ledger.v1.Entry.attempt_results:type_name -> ledger.v1.AttemptResult
+	2,  // 7: ledger.v1.Step.kind:type_name -> ledger.v1.StepKind
+	1,  // 8: ledger.v1.Step.hold_reason:type_name -> ledger.v1.HoldReason
+	3,  // 9: ledger.v1.Receipt.state:type_name -> ledger.v1.ReceiptState
+	12, // 10: ledger.v1.Receipt.callback_time:type_name -> google.protobuf.Timestamp
+	12, // 11: ledger.v1.Receipt.wait_until:type_name -> google.protobuf.Timestamp
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_ledger_v1_ledger_proto_init() }
@@ -1202,7 +1309,7 @@ func file_ledger_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ledger_v1_ledger_proto_rawDesc), len(file_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
