@@ -1,0 +1,287 @@
+// Package local runs an Apache Kafka broker on this machine for tests, benchmarks and development. The jars come from
+// Maven Central, once, into a cache folder; pom.xml beside this file is the one place that names their version
+// (deploy/kafka links to it).
+//
+// A Broker listens on free ports of 127.0.0.1, keeps its data in a temporary folder of its own, and ends with the
+// program that started it, also when that program is killed with -9: a watchdog process holds one end of a pipe and
+// ends the broker and removes the folder when the other end closes. A Broker's methods may be called from any
+// goroutine, one at a time.
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+//go:embed pom.xml server.properties log4j2.properties
+var files embed.FS
+
+// Version is the version of Apache Kafka that pom.xml names.
+var Version = func() string {
+	pom, _ := files.ReadFile("pom.xml")
+	m := regexp.MustCompile(`<kafka\.version>([^<]+)<`).FindSubmatch(pom)
+	if m == nil {
+		panic("pom.xml has no kafka.version")
+	}
+	return string(m[1])
+}()
+
+// startTimeout bounds one start. It takes 3 s on an idle two-core machine; after kill -9 the broker waits for
+// broker.session.timeout.ms as well.
+const startTimeout = 90 * time.Second
+
+// Options change what Start starts. The zero value is good for tests.
+type Options struct {
+	Heap       string            // of the JVM, as -Xmx takes it; default 512m
+	Properties map[string]string // broker settings that replace those of server.properties
+}
+
+// Broker is one Kafka process, broker and controller.
+type Broker struct {
+	addr    string
+	dir     string
+	jars    string
+	heap    string
+	process *process // nil while it is down
+}
+
+// Start fetches the jars when they are not here yet, formats a new data folder and starts a broker on it. It returns
+// when the broker answers, and an error that tells the end of the broker's log when it does not.
+func Start(ctx context.Context, opts Options) (*Broker, error) {
+	jars, err := Jars(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// Between finding a free port and listening on it another process may take it.
+	for attempt := 1; ; attempt++ {
+		b, err := create(ctx, jars, opts)
+		if err == nil {
+			return b, nil
+		}
+		if attempt == 3 || ctx.Err() != nil || !errors.Is(err, errPortTaken) {
+			return nil, err
+		}
+	}
+}
+
+func create(ctx context.Context, jars string, opts Options) (*Broker, error) {
+	dir, err := os.MkdirTemp("", "znshub-kafka-")
+	if err != nil {
+		return nil, fmt.Errorf("make the broker's folder: %w", err)
+	}
+	b := &Broker{dir: dir, jars: jars, heap: opts.Heap}
+	if b.heap == "" {
+		b.heap = "512m"
+	}
+	ports, err := freePorts(2)
+	if err == nil {
+		b.addr = ports[0]
+		err = b.configure(ports[1], opts.Properties)
+	}
+	if err == nil {
+		err = b.format(ctx)
+	}
+	if err == nil {
+		err = b.start(ctx)
+	}
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	return b, nil
+}
+
+// Addr is the broker's host:port; it stays the same over Kill and Restart.
+func (b *Broker) Addr() string { return b.addr }
+
+// Pid is the process id of the running broker, 0 while it is down.
+func (b *Broker) Pid() int {
+	if b.process == nil {
+		return 0
+	}
+	return b.process.pid()
+}
+
+// LogFile is where the broker's log goes. It is removed with the broker's data.
+func (b *Broker) LogFile() string { return filepath.Join(b.dir, "broker.log") }
+
+// Kill ends the process with SIGKILL, as a crash of the machine's process would, and waits until it is gone. What the
+// broker had handed to the operating system survives.
+func (b *Broker) Kill() error { return b.end(syscall.SIGKILL) }
+
+// Terminate ends the process with SIGTERM and waits until it has shut down cleanly.
+func (b *Broker) Terminate() error { return b.end(syscall.SIGTERM) }
+
+// Restart starts a broker that was killed or terminated on the same ports and data; one that runs is killed first. It
+// returns when the broker answers.
+func (b *Broker) Restart(ctx context.Context) error {
+	if err := b.Kill(); err != nil {
+		return err
+	}
+	return b.start(ctx)
+}
+
+// Pause stops the process with SIGSTOP: connections stay open and nothing answers. Resume continues it.
+func (b *Broker) Pause() error { return b.signal(sigStop) }
+
+// Resume continues a paused broker.
+func (b *Broker) Resume() error { return b.signal(sigCont) }
+
+// Stop ends the broker for good and removes its data.
+func (b *Broker) Stop() error {
+	return errors.Join(b.Kill(), os.RemoveAll(b.dir))
+}
+
+func (b *Broker) configure(controller string, properties map[string]string) error {
+	base, err := files.ReadFile("server.properties")
+	if err != nil {
+		return err
+	}
+	set := map[string]string{
+		"listeners":                "PLAINTEXT://" + b.addr + ",CONTROLLER://" + controller,
+		"advertised.listeners":     "PLAINTEXT://" + b.addr,
+		"controller.quorum.voters": "1@" + controller,
+		"log.dirs":                 filepath.Join(b.dir, "data"),
+	}
+	maps.Copy(set, properties)
+	var text strings.Builder
+	text.Write(base)
+	// In a properties file the last of several equal keys counts.
+	for _, k := range slices.Sorted(maps.Keys(set)) {
+		fmt.Fprintf(&text, "%s=%s\n", k, set[k])
+	}
+	if err := os.WriteFile(filepath.Join(b.dir, "server.properties"), []byte(text.String()), 0o600); err != nil {
+		return err
+	}
+	log4j, err := files.ReadFile("log4j2.properties")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(b.dir, "log4j2.properties"), log4j, 0o600)
+}
+
+func (b *Broker) java(args ...string) []string {
+	return append([]string{
+		"java", "-Xms64m", "-Xmx" + b.heap, "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true",
+		"-Dlog4j2.configurationFile=" + filepath.Join(b.dir, "log4j2.properties"),
+		"-cp", filepath.Join(b.jars, "*"),
+	}, args...)
+}
+
+func (b *Broker) format(ctx context.Context) error {
+	var id [16]byte
+	_, _ = rand.Read(id[:])
+	id[0] &= 0x7f // Kafka refuses an id whose text begins with '-'
+	args := b.java("kafka.tools.StorageTool", "format", "--ignore-formatted",
+		"--cluster-id", base64.RawURLEncoding.EncodeToString(id[:]),
+		"--config", filepath.Join(b.dir, "server.properties"))
+	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("format the broker's storage: %w\n%s", err, tail(string(out), 10))
+	}
+	return nil
+}
+
+var errPortTaken = errors.New("another process took the port")
+
+func (b *Broker) start(ctx context.Context) error {
+	log, err := os.OpenFile(b.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	begin, _ := log.Seek(0, 2)
+	p, err := startProcess(b.java("kafka.Kafka", filepath.Join(b.dir, "server.properties")), b.dir, log)
+	if err != nil {
+		return fmt.Errorf("start kafka: %w", err)
+	}
+	b.process = p
+	if err := b.waitReady(ctx); err != nil {
+		text, _ := os.ReadFile(b.LogFile())
+		said := string(text[min(begin, int64(len(text))):])
+		if strings.Contains(said, "Address already in use") {
+			err = errors.Join(errPortTaken, err)
+		}
+		return errors.Join(fmt.Errorf("%w\n%s", err, tail(said, 10)), b.Kill())
+	}
+	return nil
+}
+
+func (b *Broker) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(b.addr), kgo.RetryTimeout(time.Second), kgo.DialTimeout(time.Second))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	for {
+		attempt, done := context.WithTimeout(ctx, 2*time.Second)
+		err := client.Ping(attempt)
+		done()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-b.process.ended:
+			return errors.New("kafka ended while it started")
+		case <-ctx.Done():
+			return fmt.Errorf("kafka does not answer on %s: %w", b.addr, errors.Join(ctx.Err(), err))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (b *Broker) end(sig syscall.Signal) error {
+	if b.process == nil {
+		return nil
+	}
+	p := b.process
+	b.process = nil
+	return p.end(sig)
+}
+
+func (b *Broker) signal(sig syscall.Signal) error {
+	if b.process == nil {
+		return errors.New("the broker is not running")
+	}
+	return b.process.signal(sig)
+}
+
+// freePorts returns n different free addresses of 127.0.0.1.
+func freePorts(n int) ([]string, error) {
+	var addrs []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing to cancel on loopback
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close()
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs, nil
+}
+
+// tail returns the last lines of text without Java's stack frames.
+func tail(text string, lines int) string {
+	all := slices.DeleteFunc(strings.Split(strings.TrimSpace(text), "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "\tat ") || strings.HasPrefix(line, "\t... ")
+	})
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
