@@ -13,7 +13,6 @@ import (
 	v1 "github.com/znshub/znshub/proto/notification/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -1012,7 +1011,9 @@ func (x *Step) GetOwner() string {
 	return ""
 }
 
-// Receipt is webhook-ingest's state for one subject (topic zalo.callback.ledger).
+// Receipt is webhook-ingest's state for one delivery callback (topic zalo.callback.ledger). The record's key is
+// "<notification_id>/<hash of dedupe_key>", or "foreign-<hash>/<hash>" for a message that another program sent. Times
+// are Unix milliseconds, 0 meaning none. Published ones keep the fields 1 to 7 only, until their tombstone.
 type Receipt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The lowest format version that a program must read to own this entry.
@@ -1021,16 +1022,34 @@ type Receipt struct {
 	DedupeKey string `protobuf:"bytes,2,opt,name=dedupe_key,json=dedupeKey,proto3" json:"dedupe_key,omitempty"`
 	// Whether it waits for the send's outcome or was published.
 	State ReceiptState `protobuf:"varint,3,opt,name=state,proto3,enum=ledger.v1.ReceiptState" json:"state,omitempty"`
-	// When the callback arrived.
-	CallbackTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=callback_time,json=callbackTime,proto3" json:"callback_time,omitempty"`
-	// When a waiting one is published without the send's fields.
-	WaitUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=wait_until,json=waitUntil,proto3" json:"wait_until,omitempty"`
+	// When webhook-ingest received the callback.
+	CallbackMs int64 `protobuf:"varint,4,opt,name=callback_ms,json=callbackMs,proto3" json:"callback_ms,omitempty"`
+	// When the callback was stored in zalo.callback: the dedupe window counts from here.
+	StoredMs int64 `protobuf:"varint,5,opt,name=stored_ms,json=storedMs,proto3" json:"stored_ms,omitempty"`
 	// Offset of the raw callback in its partition of zalo.callback.
 	CallbackOffset int64 `protobuf:"varint,6,opt,name=callback_offset,json=callbackOffset,proto3" json:"callback_offset,omitempty"`
-	// The notification's UUID, 16 bytes, when the tracking_id was ours.
+	// The notification's UUID, 16 bytes. Empty for a message that another program sent.
 	NotificationId []byte `protobuf:"bytes,7,opt,name=notification_id,json=notificationId,proto3" json:"notification_id,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// When a waiting one is published without the send's fields.
+	WaitUntilMs int64 `protobuf:"varint,8,opt,name=wait_until_ms,json=waitUntilMs,proto3" json:"wait_until_ms,omitempty"`
+	// The id of the event that will be published.
+	EventId string `protobuf:"bytes,9,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	// Zalo's id of the message.
+	MsgId string `protobuf:"bytes,10,opt,name=msg_id,json=msgId,proto3" json:"msg_id,omitempty"`
+	// The tracking_id of the attempt.
+	TrackingId string `protobuf:"bytes,11,opt,name=tracking_id,json=trackingId,proto3" json:"tracking_id,omitempty"`
+	// The attempt, from the tracking_id.
+	Attempt int32 `protobuf:"varint,12,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// When the phone got it.
+	DeliveryMs int64 `protobuf:"varint,13,opt,name=delivery_ms,json=deliveryMs,proto3" json:"delivery_ms,omitempty"`
+	// The Official Account.
+	OaId string `protobuf:"bytes,14,opt,name=oa_id,json=oaId,proto3" json:"oa_id,omitempty"`
+	// The recipient, when the callback names it by a Zalo user id.
+	ZaloRecipientId string `protobuf:"bytes,15,opt,name=zalo_recipient_id,json=zaloRecipientId,proto3" json:"zalo_recipient_id,omitempty"`
+	// W3C traceparent of the callback's span.
+	Traceparent   string `protobuf:"bytes,16,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
@@ -1084,18 +1103,18 @@ func (x *Receipt) GetState() ReceiptState {
 	return ReceiptState_RECEIPT_STATE_UNSPECIFIED
 }
 
-func (x *Receipt) GetCallbackTime() *timestamppb.Timestamp {
+func (x *Receipt) GetCallbackMs() int64 {
 	if x != nil {
-		return x.CallbackTime
+		return x.CallbackMs
 	}
-	return nil
+	return 0
 }
 
-func (x *Receipt) GetWaitUntil() *timestamppb.Timestamp {
+func (x *Receipt) GetStoredMs() int64 {
 	if x != nil {
-		return x.WaitUntil
+		return x.StoredMs
 	}
-	return nil
+	return 0
 }
 
 func (x *Receipt) GetCallbackOffset() int64 {
@@ -1112,11 +1131,74 @@ func (x *Receipt) GetNotificationId() []byte {
 	return nil
 }
 
+func (x *Receipt) GetWaitUntilMs() int64 {
+	if x != nil {
+		return x.WaitUntilMs
+	}
+	return 0
+}
+
+func (x *Receipt) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+func (x *Receipt) GetMsgId() string {
+	if x != nil {
+		return x.MsgId
+	}
+	return ""
+}
+
+func (x *Receipt) GetTrackingId() string {
+	if x != nil {
+		return x.TrackingId
+	}
+	return ""
+}
+
+func (x *Receipt) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Receipt) GetDeliveryMs() int64 {
+	if x != nil {
+		return x.DeliveryMs
+	}
+	return 0
+}
+
+func (x *Receipt) GetOaId() string {
+	if x != nil {
+		return x.OaId
+	}
+	return ""
+}
+
+func (x *Receipt) GetZaloRecipientId() string {
+	if x != nil {
+		return x.ZaloRecipientId
+	}
+	return ""
+}
+
+func (x *Receipt) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
 var File_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x16ledger/v1/ledger.proto\x12\tledger.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"notification/v1/notification.proto\"\x98\x01\n" +
+	"\x16ledger/v1/ledger.proto\x12\tledger.v1\x1a\"notification/v1/notification.proto\"\x98\x01\n" +
 	"\bPosition\x12\x1d\n" +
 	"\n" +
 	"min_reader\x18\x01 \x01(\x05R\tminReader\x12\x1f\n" +
@@ -1192,18 +1274,30 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"durationMs\x12\x14\n" +
 	"\x05cause\x18\a \x01(\x05R\x05cause\x12\x19\n" +
 	"\buntil_ms\x18\b \x01(\x03R\auntilMs\x12\x14\n" +
-	"\x05owner\x18\t \x01(\tR\x05owner\"\xc4\x02\n" +
+	"\x05owner\x18\t \x01(\tR\x05owner\"\x9b\x04\n" +
 	"\aReceipt\x12\x1d\n" +
 	"\n" +
 	"min_reader\x18\x01 \x01(\x05R\tminReader\x12\x1d\n" +
 	"\n" +
 	"dedupe_key\x18\x02 \x01(\tR\tdedupeKey\x12-\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x17.ledger.v1.ReceiptStateR\x05state\x12?\n" +
-	"\rcallback_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\fcallbackTime\x129\n" +
-	"\n" +
-	"wait_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\twaitUntil\x12'\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x17.ledger.v1.ReceiptStateR\x05state\x12\x1f\n" +
+	"\vcallback_ms\x18\x04 \x01(\x03R\n" +
+	"callbackMs\x12\x1b\n" +
+	"\tstored_ms\x18\x05 \x01(\x03R\bstoredMs\x12'\n" +
 	"\x0fcallback_offset\x18\x06 \x01(\x03R\x0ecallbackOffset\x12'\n" +
-	"\x0fnotification_id\x18\a \x01(\fR\x0enotificationId*\x8a\x01\n" +
+	"\x0fnotification_id\x18\a \x01(\fR\x0enotificationId\x12\"\n" +
+	"\rwait_until_ms\x18\b \x01(\x03R\vwaitUntilMs\x12\x19\n" +
+	"\bevent_id\x18\t \x01(\tR\aeventId\x12\x15\n" +
+	"\x06msg_id\x18\n" +
+	" \x01(\tR\x05msgId\x12\x1f\n" +
+	"\vtracking_id\x18\v \x01(\tR\n" +
+	"trackingId\x12\x18\n" +
+	"\aattempt\x18\f \x01(\x05R\aattempt\x12\x1f\n" +
+	"\vdelivery_ms\x18\r \x01(\x03R\n" +
+	"deliveryMs\x12\x13\n" +
+	"\x05oa_id\x18\x0e \x01(\tR\x04oaId\x12*\n" +
+	"\x11zalo_recipient_id\x18\x0f \x01(\tR\x0fzaloRecipientId\x12 \n" +
+	"\vtraceparent\x18\x10 \x01(\tR\vtraceparent*\x8a\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_ACCEPTED\x10\x01\x12\x11\n" +
@@ -1276,7 +1370,6 @@ var file_ledger_v1_ledger_proto_goTypes = []any{
 	(*Receipt)(nil),                  // 9: ledger.v1.Receipt
 	(v1.Category)(0),                 // 10: notification.v1.Category
 	(*v1.NotificationRequested)(nil), // 11: notification.v1.NotificationRequested
-	(*timestamppb.Timestamp)(nil),    // 12: google.protobuf.Timestamp
 }
 var file_ledger_v1_ledger_proto_depIdxs = []int32{
 	0,  // 0: ledger.v1.Entry.state:type_name -> ledger.v1.State
@@ -1289,13 +1382,11 @@ var file_ledger_v1_ledger_proto_depIdxs = []int32{
 	2,  // 7: ledger.v1.Step.kind:type_name -> ledger.v1.StepKind
 	1,  // 8: ledger.v1.Step.hold_reason:type_name -> ledger.v1.HoldReason
 	3,  // 9: ledger.v1.Receipt.state:type_name -> ledger.v1.ReceiptState
-	12, // 10: ledger.v1.Receipt.callback_time:type_name -> google.protobuf.Timestamp
-	12, // 11: ledger.v1.Receipt.wait_until:type_name -> google.protobuf.Timestamp
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_ledger_v1_ledger_proto_init() }
