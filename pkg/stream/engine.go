@@ -2,9 +2,16 @@ package stream
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -23,41 +30,224 @@ type Config struct {
 	DrainTimeout       time.Duration // bound on waiting for calls at a revoke or stop; default 15 s
 	MaxRecords         int           // per transaction; default 2000
 	MaxBytes           int           // per transaction; default 4 MiB
+
+	// Step, for tests, is called at every step of a tick, a revoke and a restore, on the goroutine that does it.
+	Step func(Step)
 }
 
+// callTimeout bounds every single call to a broker under the tick lock. A coordinator that loads can hold an offset
+// commit for 16 s, and a hung broker for ever.
+const callTimeout = 5 * time.Second
+
 // Engine runs a Handler on the partitions that the group gives to this member.
-type Engine struct{}
+type Engine struct {
+	cfg         Config
+	log         *slog.Logger
+	quiet       quiet
+	incarnation string // random: tells this run's transactions from those of any other
+	txnID       string
+
+	client *kgo.Client // consumer of the group
+	admin  *kgo.Client // requests that belong to no member and no transaction
+	adm    *kadm.Client
+	guard  guarded // what the guard found at the start
+
+	ledgerParts atomic.Int32
+	wake        chan struct{} // holds at most one token
+	slots       chan struct{} // bounds concurrent restores
+	stop        context.CancelCauseFunc
+	background  sync.WaitGroup // what else Run waits for at its end: clients that are being closed
+	started     atomic.Bool
+
+	// mu is the tick lock. It spans a whole tick, and whoever gives a partition up takes it.
+	mu        sync.Mutex
+	producer  producer
+	ticks     uint64
+	retries   int // failed ticks in a row: the backoff
+	unsettled *Tx // the transaction whose end is not known; nothing is built before it is settled
+	search    search
+	poison    map[poisonKey]error
+	turn      int // which partition's input comes first
+	draining  bool
+	abandon   bool // a fatal error: do not wait for calls under way
+
+	// qmu guards parts (written under mu too), the queues and pause states in them. It is taken after mu and never
+	// held over a call to a broker.
+	qmu   sync.Mutex
+	parts map[int32]*part
+
+	status atomic.Pointer[Status]
+	joined atomic.Bool
+	tally  struct{ commits, aborts uint64 } // under mu
+}
 
 // New checks cfg. It reaches no broker.
-func New(cfg Config) (*Engine, error) { panic("not built yet") }
+func New(cfg Config) (*Engine, error) {
+	var missing []string
+	for name, empty := range map[string]bool{"Group": cfg.Group == "", "Input": cfg.Input == "", "Ledger": cfg.Ledger == "", "Handler": cfg.Handler == nil} {
+		if empty {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("stream: Config lacks %s", strings.Join(missing, ", "))
+	}
+	cfg.SessionTimeout = or(cfg.SessionTimeout, 6*time.Second)
+	cfg.TransactionTimeout = or(cfg.TransactionTimeout, 10*time.Second)
+	cfg.DrainTimeout = or(cfg.DrainTimeout, 15*time.Second)
+	cfg.MaxRecords = or(cfg.MaxRecords, 2000)
+	cfg.MaxBytes = or(cfg.MaxBytes, 4<<20)
+	cfg.InstanceID = or(cfg.InstanceID, rand.Text()[:12])
+	cfg.Log = or(cfg.Log, slog.New(slog.DiscardHandler))
+	e := &Engine{
+		cfg:         cfg,
+		log:         cfg.Log.With("group", cfg.Group, "instance", cfg.InstanceID),
+		incarnation: rand.Text()[:16],
+		txnID:       cfg.Group + "-" + cfg.InstanceID,
+		wake:        make(chan struct{}, 1),
+		slots:       make(chan struct{}, restoresAtOnce),
+		poison:      map[poisonKey]error{},
+		parts:       map[int32]*part{},
+	}
+	e.status.Store(new(Status))
+	return e, nil
+}
+
+func or[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
 
 // Run joins the group and works until ctx ends; then it drains, commits, leaves the group and returns nil.
 // Any other return is an error that this process cannot mend by itself: a topic with the wrong policy, a broker that
-// is too old, another living process with the same InstanceID.
-func (e *Engine) Run(ctx context.Context) error { panic("not built yet") }
+// is too old, another living process with the same InstanceID. A broker that is away is waited for. Run may be
+// called once.
+func (e *Engine) Run(ctx context.Context) (err error) {
+	if e.started.Swap(true) {
+		return errors.New("stream: Run was called twice")
+	}
+	ctx, e.stop = context.WithCancelCause(ctx)
+	defer e.stop(nil)
+	// What works on until the group is left: ctx ends before that.
+	live, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 
-// Wake asks for a tick soon: a call has ended. It never blocks and may be called from any goroutine.
-func (e *Engine) Wake() { panic("not built yet") }
+	if e.admin, err = kgo.NewClient(e.options(kgo.MetadataMinAge(50 * time.Millisecond))...); err != nil {
+		return fmt.Errorf("open the admin client: %w", err)
+	}
+	defer e.admin.Close()
+	e.adm = kadm.NewClient(e.admin)
+	e.adm.SetTimeoutMillis(int32(callTimeout.Milliseconds()))
 
-// Do runs f under the tick lock, between ticks. For questions about the Handler's state from other goroutines.
-func (e *Engine) Do(f func()) { panic("not built yet") }
+	if err := e.checkAtStart(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	defer e.background.Wait()
+	defer func() { e.producer.close() }()
+	if err := e.openProducer(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	e.mu.Lock() // the callbacks wait here until the client is known
+	e.client, err = kgo.NewClient(e.groupOptions()...)
+	e.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("open the group client: %w", err)
+	}
 
-// Status is what the engine owns and how it fares.
-func (e *Engine) Status() Status { panic("not built yet") }
+	pollCtx, stopPolling := context.WithCancel(live)
+	defer stopPolling()
+	var polling, working sync.WaitGroup
+	polling.Go(func() { e.poll(pollCtx) })
+	working.Go(func() { e.loop(live) })
+	working.Go(func() { e.watch(live) })
 
-// Status is a snapshot for readiness, metrics and "zns status".
-type Status struct {
-	Joined     bool
-	Partitions []PartitionStatus // ascending
-	Commits    uint64            // transactions committed since the start
-	Aborts     uint64            // transactions aborted since the start
+	<-ctx.Done()
+	e.drain()
+	stopPolling()
+	polling.Wait()
+	e.leave() // runs the revoke callback: the loop must still be there
+	end()
+	working.Wait()
+	return stopped(ctx, nil)
 }
 
-// PartitionStatus is the state of one partition that this member owns.
-type PartitionStatus struct {
-	Partition int32
-	Ready     bool  // restored and taking part in ticks
-	Full      bool  // fetching is paused because the Handler is full
-	Next      int64 // next input offset to accept
-	Err       error // why the partition is stopped; nil when it is not
+// stopped is what Run returns: nil when its context ended, else why the engine gave up.
+func stopped(ctx context.Context, err error) error {
+	if fatal, ok := errors.AsType[*fatalError](context.Cause(ctx)); ok {
+		return fatal.err
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// fatalError ends Run.
+type fatalError struct{ err error }
+
+func (f *fatalError) Error() string { return f.err.Error() }
+
+// fail makes Run end with err. mu is held.
+func (e *Engine) fail(err error) {
+	e.abandon = true
+	e.stop(&fatalError{err})
+}
+
+// drain stops starting calls, and waits until those under way have ended and their outcomes are committed, while the
+// member keeps heartbeating: once LeaveGroup has begun no heartbeat succeeds.
+func (e *Engine) drain() {
+	e.mu.Lock()
+	e.draining = true
+	var all []*part
+	for _, p := range e.parts {
+		p.closing = true
+		all = append(all, p)
+	}
+	e.mu.Unlock()
+	e.step(StepDraining)
+	e.awaitIdle(all)
+}
+
+// leave ends the membership, which runs the revoke callback, and closes the client.
+func (e *Engine) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	if err := e.client.LeaveGroupContext(ctx); err != nil {
+		e.log.Warn("leaving the group failed: the others take over when the session times out", "err", err)
+	}
+	e.client.CloseAllowingRebalance()
+}
+
+// options are those of every client of the engine.
+func (e *Engine) options(more ...kgo.Opt) []kgo.Opt {
+	opts := append([]kgo.Opt{kgo.ClientID(e.txnID)}, e.cfg.Client...)
+	return append(opts, more...)
+}
+
+// Wake asks for a tick soon: a call has ended. It never blocks and may be called from any goroutine.
+func (e *Engine) Wake() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Do runs f under the tick lock, between ticks. For questions about the Handler's state from other goroutines.
+// It may wait for a tick under way: milliseconds, or some seconds while the broker does not answer.
+func (e *Engine) Do(f func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f()
+}
+
+// LedgerPartitions is the number of partitions of the ledger topic; 0 until Run has seen it.
+func (e *Engine) LedgerPartitions() int32 { return e.ledgerParts.Load() }
+
+func (e *Engine) step(s Step) {
+	if e.cfg.Step != nil {
+		e.cfg.Step(s)
+	}
 }

@@ -1,0 +1,188 @@
+package stream
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// groupOptions are those of the consumer: the classic protocol, cooperative, with rebalances waiting only while
+// fetched records are handed over.
+func (e *Engine) groupOptions() []kgo.Opt {
+	return e.options(
+		kgo.ConsumerGroup(e.cfg.Group),
+		kgo.ConsumeTopics(e.cfg.Input),
+		kgo.DisableAutoCommit(),
+		kgo.RequireStableFetchOffsets(),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.BlockRebalanceOnPoll(),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()),
+		kgo.SessionTimeout(e.cfg.SessionTimeout),
+		kgo.HeartbeatInterval(min(time.Second, e.cfg.SessionTimeout/3)),
+		// The revoke callback may wait DrainTimeout for calls, and for a tick whose every call times out.
+		kgo.RebalanceTimeout(e.cfg.DrainTimeout+8*callTimeout),
+		kgo.MetadataMinAge(50*time.Millisecond),
+		kgo.FetchMaxBytes(16<<20),
+		kgo.FetchMaxPartitionBytes(1<<20),
+		kgo.FetchMaxWait(500*time.Millisecond),
+		kgo.OnPartitionsAssigned(e.onAssigned),
+		kgo.OnPartitionsRevoked(e.onRevoked),
+		kgo.OnPartitionsLost(e.onLost),
+		kgo.AdjustFetchOffsetsFn(e.onOffsets),
+	)
+}
+
+// onAssigned makes the partitions' empty state and keeps their fetching paused. No restore here: the group's offsets
+// are fetched after this returns, and no rebalance ends before.
+func (e *Engine) onAssigned(_ context.Context, cl *kgo.Client, assigned map[string][]int32) {
+	e.joined.Store(true)
+	ids := assigned[e.cfg.Input]
+	if len(ids) == 0 {
+		return
+	}
+	cl.PauseFetchPartitions(map[string][]int32{e.cfg.Input: ids})
+	e.forget(ids) // never the case, unless a callback was missed
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range ids {
+		p := &part{id: id, ledgered: id < e.LedgerPartitions(), assigned: time.Now(), paused: true, closing: e.draining}
+		p.ctx, p.cancel = context.WithCancel(context.Background())
+		e.qmu.Lock()
+		e.parts[id] = p
+		e.qmu.Unlock()
+		e.cfg.Handler.Assigned(id)
+	}
+	e.log.Info("partitions assigned", "partitions", ids)
+	e.publish()
+	e.step(StepAssigned)
+}
+
+// onOffsets runs after the fetch of the group's offsets, which waited until no transaction was open on them: from
+// here on the ledger's high watermark tells everything that an earlier owner wrote.
+func (e *Engine) onOffsets(_ context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id := range offsets[e.cfg.Input] {
+		p := e.parts[id]
+		if p == nil || p.restored != nil {
+			continue // a rebalance interrupted the fetch before: the restore is under way
+		}
+		p.restored = make(chan struct{})
+		go func() {
+			defer close(p.restored)
+			e.restore(p)
+		}()
+	}
+	return offsets, nil
+}
+
+// onRevoked gives partitions up in order: start nothing for them, wait for their calls, commit their outcomes, drop
+// them. The member keeps heartbeating meanwhile.
+func (e *Engine) onRevoked(_ context.Context, _ *kgo.Client, revoked map[string][]int32) {
+	ids := revoked[e.cfg.Input]
+	if len(ids) == 0 {
+		return
+	}
+	began := time.Now()
+	var ps []*part
+	e.mu.Lock() // a tick under way ends first: it may be committing intents
+	for _, id := range ids {
+		if p := e.parts[id]; p != nil {
+			p.closing = true
+			ps = append(ps, p)
+		}
+	}
+	e.mu.Unlock()
+	e.step(StepClosing)
+	idle := e.awaitIdle(ps)
+	e.step(StepIdle)
+	e.forget(ids)
+	e.step(StepDropped)
+	e.log.Info("partitions revoked", "partitions", ids, "took", time.Since(began), "idle", idle)
+}
+
+// onLost drops partitions of which the group has already disposed. Nothing may be committed for them.
+func (e *Engine) onLost(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
+	ids := lost[e.cfg.Input]
+	if len(ids) == 0 {
+		return
+	}
+	e.mu.Lock()
+	for _, id := range ids {
+		if p := e.parts[id]; p != nil {
+			p.closing = true
+		}
+	}
+	e.mu.Unlock()
+	e.forget(ids)
+	e.step(StepDropped)
+	e.log.Warn("partitions lost: the session timed out or the group was reset", "partitions", ids)
+}
+
+// awaitIdle waits until the closing partitions ps have no call under way and nothing left to write, at most
+// DrainTimeout. The loop goes on ticking and commits what there is.
+func (e *Engine) awaitIdle(ps []*part) bool {
+	deadline := time.Now().Add(e.cfg.DrainTimeout)
+	for {
+		e.mu.Lock()
+		busy := e.unsettled != nil && slices.ContainsFunc(ps, func(p *part) bool { return e.unsettled.touched[p.id] == p })
+		for _, p := range ps {
+			busy = busy || !p.gone && p.ready && p.err == nil && (e.cfg.Handler.InFlight(p.id) > 0 || e.cfg.Handler.Pending(p.id))
+		}
+		give := e.abandon
+		e.mu.Unlock()
+		switch {
+		case !busy:
+			return true
+		case give:
+			return false
+		case time.Now().After(deadline):
+			e.log.Error("calls under way did not end in time: their outcome is lost to this process, their state is in the ledger",
+				"waited", e.cfg.DrainTimeout)
+			return false
+		}
+		e.Wake()
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// forget drops partitions: from its return on no offset of theirs is committed and no callback of theirs runs.
+func (e *Engine) forget(ids []int32) {
+	e.mu.Lock()
+	var restoring []chan struct{}
+	for _, id := range ids {
+		if p := e.parts[id]; p != nil {
+			p.cancel()
+			if p.restored != nil {
+				restoring = append(restoring, p.restored)
+			}
+		}
+	}
+	e.mu.Unlock()
+	for _, done := range restoring {
+		<-done // it takes the tick lock at its end, and may call the Handler until then
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range ids {
+		p := e.parts[id]
+		if p == nil {
+			continue
+		}
+		p.gone = true
+		e.qmu.Lock()
+		delete(e.parts, id)
+		p.queue, p.bytes, p.open = nil, 0, false
+		e.qmu.Unlock()
+		e.cfg.Handler.Dropped(id)
+		for k := range e.poison {
+			if k.partition == id {
+				delete(e.poison, k)
+			}
+		}
+	}
+	e.publish()
+}

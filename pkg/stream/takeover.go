@@ -1,0 +1,265 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	watchEvery   = 500 * time.Millisecond
+	takeoverWait = 1500 * time.Millisecond // a partition waits so long before somebody else's transaction is ended
+	seenFor      = time.Second             // and that transaction was open so long
+	inputEvery   = 5 * time.Second
+	inputHeldFor = 30 * time.Second
+)
+
+// openTxn is a transaction that somebody has open on a partition.
+type openTxn struct {
+	id    int64
+	epoch int16
+	start int64 // its first offset in that partition
+}
+
+// watch ends the transactions of dead owners that keep partitions from being restored, and reports transactions that
+// hold back the input. It reads through the admin client and holds no lock over a call.
+func (e *Engine) watch(ctx context.Context) {
+	seen := map[openTxn]time.Time{}
+	ended := map[openTxn]bool{}
+	var inputChecked time.Time
+	stable := map[int32]heldBack{}
+	for ctx.Err() == nil {
+		sleep(ctx, watchEvery)
+		if waiting := e.waiting(); len(waiting) == 0 {
+			clear(seen)
+		} else if err := e.endDeadOwners(ctx, waiting, seen, ended); err != nil && e.quiet.pass("takeover") {
+			e.log.Warn("cannot look for transactions of dead owners, trying again", "err", err)
+		}
+		if time.Since(inputChecked) >= inputEvery {
+			inputChecked = time.Now()
+			if err := e.checkInput(ctx, stable); err != nil && ctx.Err() == nil && e.quiet.pass("input") {
+				e.log.Warn("cannot look whether a transaction holds back the input, trying again", "err", err)
+			}
+		}
+	}
+}
+
+// waiting lists the partitions that should be restored by now, with the time since when they wait.
+func (e *Engine) waiting() map[int32]time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	waiting := map[int32]time.Time{}
+	for id, p := range e.parts {
+		if !p.ready && p.err == nil && time.Since(p.assigned) > watchEvery/2 {
+			waiting[id] = p.assigned
+		}
+	}
+	return waiting
+}
+
+// endDeadOwners looks which transactions are open on the ledger of the waiting partitions, and on the group's
+// offsets, and ends those of this group's own producers that stay open.
+func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]time.Time, seen map[openTxn]time.Time, ended map[openTxn]bool) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	late := false
+	var where kadm.TopicsSet
+	for p, since := range waiting {
+		late = late || time.Since(since) >= takeoverWait
+		if p < e.LedgerPartitions() {
+			where.Add(e.cfg.Ledger, p)
+		}
+	}
+	offsets, err := e.offsetsPartition(ctx)
+	if err != nil {
+		return err
+	}
+	where.Add("__consumer_offsets", offsets)
+	described, err := e.adm.DescribeProducers(ctx, where)
+	if err != nil {
+		return err
+	}
+	for _, t := range described.Sorted() {
+		for _, p := range t.Partitions.Sorted() {
+			for _, producer := range p.ActiveProducers.Sorted() {
+				if producer.CurrentTxnStartOffset < 0 {
+					continue
+				}
+				tx := openTxn{producer.ProducerID, producer.ProducerEpoch, producer.CurrentTxnStartOffset}
+				if seen[tx].IsZero() {
+					seen[tx] = time.Now()
+				}
+				if !late || time.Since(seen[tx]) < seenFor || ended[tx] {
+					continue
+				}
+				if err := e.endTransactionOf(ctx, tx); err != nil {
+					return err
+				}
+				// Whatever came of it: a second InitProducerID could fence a process that lives.
+				ended[tx] = true
+			}
+		}
+	}
+	return nil
+}
+
+// endTransactionOf fences the producer that holds tx open, if it is one of this group's and not this process's own.
+func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn) error {
+	listed, err := e.adm.ListTransactions(ctx, []int64{tx.id}, []string{"Ongoing"})
+	if err != nil {
+		return err
+	}
+	for _, l := range listed {
+		if l.TxnID == e.txnID {
+			continue
+		}
+		ours, err := e.isOurs(ctx, l.TxnID)
+		if err != nil {
+			return err
+		}
+		if !ours {
+			e.log.Warn("a transaction of another program holds up a partition; it ends by its own timeout",
+				"transactional_id", l.TxnID, "producer_id", l.ProducerID)
+			continue
+		}
+		req := kmsg.NewPtrInitProducerIDRequest()
+		req.TransactionalID = &l.TxnID
+		req.TransactionTimeoutMillis = int32(e.cfg.TransactionTimeout.Milliseconds())
+		req.ProducerID, req.ProducerEpoch = -1, -1
+		resp, err := req.RequestWith(ctx, e.admin)
+		if err == nil {
+			err = kerr.ErrorForCode(resp.ErrorCode)
+		}
+		if errors.Is(err, kerr.ConcurrentTransactions) {
+			err = nil // the coordinator has begun to end it
+		}
+		e.log.Warn("ended the transaction that a dead owner left open", "transactional_id", l.TxnID, "err", err)
+		e.step(StepTakeover)
+	}
+	return nil
+}
+
+// isOurs reports whether a transaction belongs to a producer of this group: by its name, and because the name of
+// another group may begin like ours, by what it wrote to.
+func (e *Engine) isOurs(ctx context.Context, txnID string) (bool, error) {
+	if !strings.HasPrefix(txnID, e.cfg.Group+"-") {
+		return false, nil
+	}
+	described, err := e.adm.DescribeTransactions(ctx, txnID)
+	if err != nil {
+		return false, err
+	}
+	d, err := described.On(txnID, nil)
+	if err == nil {
+		err = d.Err
+	}
+	if err != nil {
+		return false, fmt.Errorf("describe transaction %s: %w", txnID, err)
+	}
+	for _, t := range d.Topics.Sorted() {
+		if t.Topic == e.cfg.Ledger || t.Topic == e.cfg.Input {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// offsetsPartition is the partition of __consumer_offsets that holds the group.
+func (e *Engine) offsetsPartition(ctx context.Context) (int32, error) {
+	meta, err := e.adm.Metadata(ctx, "__consumer_offsets")
+	if err != nil {
+		return 0, err
+	}
+	n := len(meta.Topics["__consumer_offsets"].Partitions)
+	if n == 0 {
+		return 0, errors.New("__consumer_offsets is not there yet")
+	}
+	var h int32 // String.hashCode of the JVM; group names are ASCII in practice
+	for _, c := range e.cfg.Group {
+		h = 31*h + c
+	}
+	return (h & 0x7fffffff) % int32(n), nil
+}
+
+// heldBack is how far read-committed readers of an input partition get.
+type heldBack struct {
+	stable int64
+	since  time.Time
+}
+
+// checkInput looks for transactions that keep the group from the end of the input. A caller's hung transaction does
+// that up to the timeout that the caller chose; it is not ours to end.
+func (e *Engine) checkInput(ctx context.Context, stable map[int32]heldBack) error {
+	e.mu.Lock()
+	owned := map[int32]bool{}
+	for id := range e.parts {
+		owned[id] = true
+	}
+	e.mu.Unlock()
+	if len(owned) == 0 {
+		clear(stable)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	ends, err := e.adm.ListEndOffsets(ctx, e.cfg.Input)
+	if err == nil {
+		err = ends.Error()
+	}
+	if err != nil {
+		return err
+	}
+	committed, err := e.adm.ListCommittedOffsets(ctx, e.cfg.Input)
+	if err == nil {
+		err = committed.Error()
+	}
+	if err != nil {
+		return err
+	}
+	long := map[int32]time.Time{}
+	var where kadm.TopicsSet
+	for id := range owned {
+		end, _ := ends.Lookup(e.cfg.Input, id)
+		lso, _ := committed.Lookup(e.cfg.Input, id)
+		was, known := stable[id]
+		switch {
+		case lso.Offset >= end.Offset:
+			delete(stable, id)
+		case !known || was.stable != lso.Offset:
+			stable[id] = heldBack{lso.Offset, time.Now()}
+		case time.Since(was.since) >= inputHeldFor:
+			long[id] = was.since
+			where.Add(e.cfg.Input, id)
+		}
+	}
+	e.mu.Lock()
+	for id, p := range e.parts {
+		p.heldBack = long[id]
+	}
+	e.publish()
+	e.mu.Unlock()
+	if len(long) == 0 || !e.quiet.pass("held back") {
+		return nil
+	}
+	described, err := e.adm.DescribeProducers(ctx, where)
+	if err != nil {
+		return err
+	}
+	for _, t := range described.Sorted() {
+		for _, p := range t.Partitions.Sorted() {
+			for _, producer := range p.ActiveProducers.Sorted() {
+				if producer.CurrentTxnStartOffset >= 0 {
+					e.log.Warn("an open transaction holds back the input: what was written after it cannot be read yet",
+						"partition", p.Partition, "since", long[p.Partition], "producer_id", producer.ProducerID)
+				}
+			}
+		}
+	}
+	return nil
+}
