@@ -1047,7 +1047,9 @@ type Receipt struct {
 	// The recipient, when the callback names it by a Zalo user id.
 	ZaloRecipientId string `protobuf:"bytes,15,opt,name=zalo_recipient_id,json=zaloRecipientId,proto3" json:"zalo_recipient_id,omitempty"`
 	// W3C traceparent of the callback's span.
-	Traceparent   string `protobuf:"bytes,16,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,16,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// W3C tracestate.
+	Tracestate    string `protobuf:"bytes,17,opt,name=tracestate,proto3" json:"tracestate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1194,6 +1196,13 @@ func (x *Receipt) GetTraceparent() string {
 	return ""
 }
 
+func (x *Receipt) GetTracestate() string {
+	if x != nil {
+		return x.Tracestate
+	}
+	return ""
+}
+
 var File_ledger_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_ledger_v1_ledger_proto_rawDesc = "" +
@@ -1274,7 +1283,7 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"durationMs\x12\x14\n" +
 	"\x05cause\x18\a \x01(\x05R\x05cause\x12\x19\n" +
 	"\buntil_ms\x18\b \x01(\x03R\auntilMs\x12\x14\n" +
-	"\x05owner\x18\t \x01(\tR\x05owner\"\x9b\x04\n" +
+	"\x05owner\x18\t \x01(\tR\x05owner\"\xbb\x04\n" +
 	"\aReceipt\x12\x1d\n" +
 	"\n" +
 	"min_reader\x18\x01 \x01(\x05R\tminReader\x12\x1d\n" +
@@ -1297,7 +1306,10 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"deliveryMs\x12\x13\n" +
 	"\x05oa_id\x18\x0e \x01(\tR\x04oaId\x12*\n" +
 	"\x11zalo_recipient_id\x18\x0f \x01(\tR\x0fzaloRecipientId\x12 \n" +
-	"\vtraceparent\x18\x10 \x01(\tR\vtraceparent*\x8a\x01\n" +
+	"\vtraceparent\x18\x10 \x01(\tR\vtraceparent\x12\x1e\n" +
+	"\n" +
+	"tracestate\x18\x11 \x01(\tR\n" +
+	"tracestate*\x8a\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATE_ACCEPTED\x10\x01\x12\x11\n" +
