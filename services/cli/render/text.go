@@ -52,7 +52,12 @@ func Clock(t, now time.Time) string {
 
 // Phone masks a phone number: "+84987654321" becomes "84*****321". Text too short to keep anything becomes "*****".
 func Phone(number string) string {
-	digits := strings.TrimPrefix(strings.TrimSpace(number), "+")
+	digits := strings.Map(func(r rune) rune {
+		if strings.ContainsRune("+ .-()", r) {
+			return -1
+		}
+		return r
+	}, number)
 	if strings.HasPrefix(digits, "0") {
 		digits = "84" + digits[1:]
 	}

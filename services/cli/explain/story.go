@@ -1,0 +1,382 @@
+// Package explain tells the story of one notification from what the hub's topics hold about it.
+//
+// Search collects the facts: the request, every version of the ledger entry that is still there, the raw callbacks and
+// the published events. Tell turns them into lines in the order in which things happened; it is pure. Nothing of it
+// holds personal data: phones are masked, template data is left out.
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/cli/event"
+	"github.com/znshub/znshub/services/cli/render"
+)
+
+// Facts is what the topics hold about one notification.
+type Facts struct {
+	ID        string        // notification_id
+	Requests  []event.Event // from the input topic: repeated requests and moved copies too
+	Ledger    []Version     // versions of the ledger entry, oldest first; compaction removes older ones
+	Callbacks []event.Event // raw callbacks that belong to it
+	Events    []event.Event // sent, failed, unresolved, delivered, dead letters
+	Searched  []Range
+}
+
+// Version is one version of the ledger entry.
+type Version struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Time      time.Time
+	Entry     *ledgerv1.Entry // nil: a tombstone, the dedupe window has passed
+}
+
+// Range is what was read of one topic to find the facts.
+type Range struct {
+	Topic      string `json:"topic"`
+	Partition  int32  `json:"partition"`
+	From       int64  `json:"from"`
+	To         int64  `json:"to"`      // the offset after the last one
+	Records    int64  `json:"records"` // records that were looked at
+	Incomplete string `json:"incomplete,omitempty"`
+}
+
+// Tone is how a line is meant.
+type Tone int
+
+// The tones.
+const (
+	Plain Tone = iota
+	Good
+	Bad
+	Waiting
+)
+
+// Line is one thing that happened.
+type Line struct {
+	Time  time.Time `json:"time"`
+	Label string    `json:"what"`
+	Text  string    `json:"text"`
+	Tone  Tone      `json:"-"`
+}
+
+// Story is a notification told.
+type Story struct {
+	ID             string   `json:"notification_id"`
+	IdempotencyKey string   `json:"idempotency_key,omitempty"`
+	Source         string   `json:"source,omitempty"`
+	Recipient      string   `json:"recipient,omitempty"` // masked
+	Category       string   `json:"category,omitempty"`
+	TemplateID     string   `json:"template_id,omitempty"`
+	MsgID          string   `json:"msg_id,omitempty"`
+	TrackingIDs    []string `json:"tracking_ids,omitempty"` // one an attempt, oldest first
+	State          string   `json:"state"`
+	Lines          []Line   `json:"story"`
+	TraceID        string   `json:"trace_id,omitempty"`
+	Searched       []Range  `json:"searched"`
+}
+
+// Found reports whether anything at all was found.
+func (f *Facts) Found() bool {
+	return len(f.Requests)+len(f.Ledger)+len(f.Callbacks)+len(f.Events) > 0
+}
+
+// Tell tells the story as it stands at now.
+func Tell(f Facts, now time.Time, verify func(event.Event) string) Story {
+	s := Story{ID: f.ID, State: "not in the ledger", Searched: f.Searched}
+	s.head(f)
+	for i := range f.Requests {
+		s.Lines = append(s.Lines, requestLine(&f.Requests[i], i))
+	}
+	s.ledger(f, now)
+	for i := range f.Callbacks {
+		s.Lines = append(s.Lines, callbackLine(&f.Callbacks[i], verify))
+	}
+	for i := range f.Events {
+		s.Lines = append(s.Lines, eventLine(&f.Events[i]))
+	}
+	if slices.ContainsFunc(f.Events, func(e event.Event) bool { return e.Kind == event.Delivered }) {
+		s.State += ", and on the phone"
+	}
+	slices.SortStableFunc(s.Lines, func(a, b Line) int {
+		return cmp.Compare(a.Time.UnixMilli(), b.Time.UnixMilli())
+	})
+	return s
+}
+
+// head fills what is said once, from whatever was found.
+func (s *Story) head(f Facts) {
+	for _, list := range [][]event.Event{f.Requests, f.Events} {
+		for i := range list {
+			e := &list[i]
+			s.IdempotencyKey = cmp.Or(s.IdempotencyKey, e.Key)
+			s.Source = cmp.Or(s.Source, e.Source)
+			s.Recipient = cmp.Or(s.Recipient, e.Recipient())
+			switch m := e.Message.(type) {
+			case interface{ GetTraceId() string }:
+				s.TraceID = cmp.Or(s.TraceID, m.GetTraceId())
+			}
+			if m, ok := e.Message.(interface{ GetMsgId() string }); ok {
+				s.MsgID = cmp.Or(s.MsgID, m.GetMsgId())
+			}
+			if m, ok := e.Message.(interface{ GetTemplateId() string }); ok {
+				s.TemplateID = cmp.Or(s.TemplateID, m.GetTemplateId())
+			}
+		}
+	}
+	if entry := f.current(); entry != nil {
+		s.MsgID = cmp.Or(s.MsgID, entry.GetMsgId())
+		s.Category = name(entry.GetCategory(), "CATEGORY_")
+		s.TrackingIDs = trackingIDs(f.Ledger)
+		if parts := strings.Split(entry.GetTraceparent(), "-"); len(parts) == 4 {
+			s.TraceID = cmp.Or(s.TraceID, parts[1])
+		}
+	}
+}
+
+// current is the newest version of the ledger entry; nil when there is none.
+func (f *Facts) current() *ledgerv1.Entry {
+	if len(f.Ledger) == 0 {
+		return nil
+	}
+	return f.Ledger[len(f.Ledger)-1].Entry
+}
+
+func requestLine(e *event.Event, nth int) Line {
+	label := "requested"
+	if nth > 0 {
+		label = "again"
+	}
+	text := place(e)
+	switch from := e.MovedFrom(); {
+	case from != "":
+		text += ", moved from " + e.Record.Topic + "[" + strings.Replace(render.OneLine(from, 40), "@", "]@", 1) + " by the sender"
+	default:
+		text += ", not moved"
+	}
+	if e.Err != nil {
+		return Line{Time: e.Record.Time, Label: label, Text: text + " · " + e.Text(), Tone: Bad}
+	}
+	return Line{Time: e.Record.Time, Label: label, Text: text}
+}
+
+// ledger tells the entry's steps and where it stands now.
+func (s *Story) ledger(f Facts, now time.Time) {
+	entry := f.current()
+	if len(f.Ledger) > 0 && entry == nil {
+		last := f.Ledger[len(f.Ledger)-1]
+		s.State = "forgotten: its dedupe window has passed"
+		s.Lines = append(s.Lines, Line{Time: last.Time, Label: "forgotten", Text: version(last) + ": a tombstone, the dedupe window has passed"})
+		return
+	}
+	if entry == nil {
+		return
+	}
+	steps := entry.GetHistory()
+	for i, step := range steps {
+		var next time.Time
+		if i+1 < len(steps) {
+			next = time.UnixMilli(steps[i+1].GetTimeMs())
+		}
+		s.Lines = append(s.Lines, stepLine(f, entry, step, next, now))
+	}
+	s.State = state(entry, now)
+}
+
+func stepLine(f Facts, entry *ledgerv1.Entry, step *ledgerv1.Step, next, now time.Time) Line {
+	l := Line{Time: time.UnixMilli(step.GetTimeMs())}
+	attempt := fmt.Sprintf("attempt %d", step.GetAttempt())
+	took := render.Duration(time.Duration(step.GetDurationMs()) * time.Millisecond)
+	switch step.GetKind() {
+	case ledgerv1.StepKind_STEP_KIND_ACCEPTED:
+		l.Label, l.Text = "accepted", f.first(accepted)+expires(entry, l.Time)
+	case ledgerv1.StepKind_STEP_KIND_HELD:
+		l.Label, l.Tone = "waited", Waiting
+		l.Text = name(step.GetHoldReason(), "HOLD_REASON_") + waited(step, next, now)
+		if next.IsZero() {
+			l.Label = "waits"
+		}
+	case ledgerv1.StepKind_STEP_KIND_INTENT:
+		l.Label = fmt.Sprintf("intent %d", step.GetAttempt())
+		l.Text = f.first(intentOf(step.GetAttempt())) + by(step)
+	case ledgerv1.StepKind_STEP_KIND_SENT:
+		l.Label, l.Text, l.Tone = attempt, took+" · Zalo accepted", Good
+	case ledgerv1.StepKind_STEP_KIND_REJECTED:
+		l.Label, l.Text, l.Tone = attempt, fmt.Sprintf("%s · Zalo refused: %d", took, step.GetCode()), Bad
+	case ledgerv1.StepKind_STEP_KIND_NOT_SENT:
+		l.Label, l.Text, l.Tone = attempt, took+" · not sent: no byte of the request left", Waiting
+	case ledgerv1.StepKind_STEP_KIND_UNKNOWN:
+		l.Label, l.Tone = attempt, Waiting
+		l.Text = took + " · UNKNOWN: " + cause(step.GetCause()) + decide(step.GetUntilMs())
+		if step.GetCause() == int32(znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED) {
+			l.Text = "UNKNOWN: " + cause(step.GetCause()) + by(step) + decide(step.GetUntilMs())
+		}
+	case ledgerv1.StepKind_STEP_KIND_UNRESOLVED_PUBLISHED:
+		l.Label, l.Text, l.Tone = "told", "zns.unresolved was published", Waiting
+	case ledgerv1.StepKind_STEP_KIND_CALLBACK:
+		l.Label, l.Text, l.Tone = "settled", "by Zalo's signed callback", Good
+	case ledgerv1.StepKind_STEP_KIND_FAILED:
+		l.Label, l.Text, l.Tone = "failed", failure(entry), Bad
+	case ledgerv1.StepKind_STEP_KIND_DUPLICATE:
+		l.Label, l.Text = "repeated", "the same request came again and was ignored"
+	case ledgerv1.StepKind_STEP_KIND_TRUNCATED:
+		l.Label, l.Text = "…", "steps that no longer fit stood here"
+	default:
+		l.Label, l.Text = "?", fmt.Sprintf("step %d, unknown to this version of zns", step.GetKind())
+	}
+	return l
+}
+
+func callbackLine(e *event.Event, verify func(event.Event) string) Line {
+	text := "unreadable"
+	if e.Zalo != nil {
+		text = render.OneLine(e.Zalo.Name, 60)
+	}
+	verdict := "signature was good when it came"
+	if verify != nil {
+		verdict = verify(*e)
+	}
+	return Line{Time: e.Record.Time, Label: "callback", Text: text + " · " + verdict + " · " + place(e)}
+}
+
+func eventLine(e *event.Event) Line {
+	l := Line{Time: e.Record.Time, Label: "published", Text: place(e)}
+	switch e.Kind {
+	case event.Sent, event.Delivered:
+		l.Tone = Good
+	case event.Failed, event.DeadLetter:
+		l.Tone = Bad
+	case event.Unresolved:
+		l.Tone = Waiting
+	}
+	if text := e.Text(); text != "" {
+		l.Text += " · " + text
+	}
+	return l
+}
+
+// first is where the first version that fits still stands; a phrase for that it does not.
+func (f *Facts) first(fits func(*ledgerv1.Entry) bool) string {
+	for _, v := range f.Ledger {
+		if v.Entry != nil && fits(v.Entry) {
+			return version(v)
+		}
+	}
+	return "ledger offset compacted away"
+}
+
+// accepted fits the versions from before the first intent.
+func accepted(e *ledgerv1.Entry) bool { return e.GetAttempt() == 0 && len(e.GetHistory()) > 0 }
+
+func intentOf(n int32) func(*ledgerv1.Entry) bool {
+	return func(e *ledgerv1.Entry) bool {
+		return e.GetState() == ledgerv1.State_STATE_SENDING && e.GetAttempt() == n
+	}
+}
+
+func version(v Version) string { return fmt.Sprintf("ledger[%d]@%d", v.Partition, v.Offset) }
+
+func place(e *event.Event) string {
+	return fmt.Sprintf("%s[%d]@%d", e.Record.Topic, e.Record.Partition, e.Record.Offset)
+}
+
+func expires(entry *ledgerv1.Entry, from time.Time) string {
+	if entry.GetExpireMs() == 0 {
+		return ""
+	}
+	at := time.UnixMilli(entry.GetExpireMs())
+	return fmt.Sprintf(" · expires %s, %s later", stamp(at), render.Duration(at.Sub(from)))
+}
+
+func waited(step *ledgerv1.Step, next, now time.Time) string {
+	from := time.UnixMilli(step.GetTimeMs())
+	if !next.IsZero() {
+		return " for " + render.Duration(next.Sub(from))
+	}
+	text := " for " + render.Duration(now.Sub(from)) + " so far"
+	if step.GetUntilMs() != 0 {
+		text += ", until " + stamp(time.UnixMilli(step.GetUntilMs()))
+	}
+	return text
+}
+
+func decide(ms int64) string {
+	if ms == 0 {
+		return ""
+	}
+	return " · the policy may act from " + stamp(time.UnixMilli(ms))
+}
+
+func by(step *ledgerv1.Step) string { return prefixed(" · by ", render.OneLine(step.GetOwner(), 60)) }
+
+func cause(n int32) string {
+	return cmp.Or(name(znsv1.UnknownCause(n), "UNKNOWN_CAUSE_"), fmt.Sprintf("cause %d", n))
+}
+
+func failure(entry *ledgerv1.Entry) string {
+	text := name(znsv1.FailureReason(entry.GetFailureReason()), "FAILURE_REASON_")
+	if entry.GetProviderCode() != 0 {
+		text += fmt.Sprintf(" · Zalo's code %d", entry.GetProviderCode())
+	}
+	return text
+}
+
+// state says where the entry stands and, when it waits, for what.
+func state(entry *ledgerv1.Entry, now time.Time) string {
+	text := name(entry.GetState(), "STATE_")
+	switch entry.GetState() {
+	case ledgerv1.State_STATE_HELD:
+		text += ": " + name(entry.GetHoldReason(), "HOLD_REASON_")
+		if entry.GetHoldUntilMs() != 0 {
+			at := time.UnixMilli(entry.GetHoldUntilMs())
+			text += fmt.Sprintf(", until %s, in %s", stamp(at), render.Duration(at.Sub(now)))
+		}
+	case ledgerv1.State_STATE_UNKNOWN:
+		text += ": " + cause(entry.GetUnknownCause()) + decide(entry.GetDecideByMs())
+	case ledgerv1.State_STATE_FAILED:
+		text += ": " + failure(entry)
+	}
+	return text
+}
+
+func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+func name(v fmt.Stringer, prefix string) string {
+	text := strings.TrimPrefix(v.String(), prefix)
+	if text == "UNSPECIFIED" {
+		return ""
+	}
+	return text
+}
+
+func prefixed(prefix, text string) string {
+	if text == "" {
+		return ""
+	}
+	return prefix + text
+}
+
+// trackingIDs are the tracking_ids of the attempts that any version of the entry names, oldest first.
+func trackingIDs(versions []Version) []string {
+	byAttempt := map[int32]string{}
+	for _, v := range versions {
+		for _, a := range v.Entry.GetOpenAttempts() {
+			byAttempt[a.GetNumber()] = a.GetTrackingId()
+		}
+		for _, a := range v.Entry.GetAttemptResults() {
+			byAttempt[a.GetNumber()] = a.GetTrackingId()
+		}
+	}
+	var ids []string
+	for _, n := range slices.Sorted(maps.Keys(byAttempt)) {
+		ids = append(ids, render.OneLine(byAttempt[n], 64))
+	}
+	return ids
+}

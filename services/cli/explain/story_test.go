@@ -1,0 +1,173 @@
+package explain
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	"github.com/znshub/znshub/proto/topic"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/cli/event"
+	"github.com/znshub/znshub/services/cli/render"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+const (
+	id    = "93c1a1a0-6f8b-5d3e-8b6e-0c9a2f7d4e11"
+	phone = "0987654321"
+)
+
+// at is the story's clock: ms after 11:00 Vietnam time.
+func at(ms int64) time.Time {
+	return time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC).Add(time.Duration(ms) * time.Millisecond)
+}
+
+func record(t *testing.T, topicName string, partition int32, offset, ms int64, m proto.Message, headers ...kafka.Header) event.Event {
+	t.Helper()
+	value, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return event.Decode(kafka.Record{Topic: topicName, Partition: partition, Offset: offset, Time: at(ms), Key: []byte(id), Value: value, Headers: headers})
+}
+
+func step(ms int64, kind ledgerv1.StepKind, change ...func(*ledgerv1.Step)) *ledgerv1.Step {
+	s := &ledgerv1.Step{TimeMs: at(ms).UnixMilli(), Kind: kind}
+	for _, f := range change {
+		f(s)
+	}
+	return s
+}
+
+// answerLost is the story of a request whose answer was lost and whose callback settled it.
+func answerLost(t *testing.T) Facts {
+	first := func(s *ledgerv1.Step) { s.Attempt = 1 }
+	history := []*ledgerv1.Step{
+		step(4, ledgerv1.StepKind_STEP_KIND_ACCEPTED),
+		step(6, ledgerv1.StepKind_STEP_KIND_INTENT, first, func(s *ledgerv1.Step) { s.Owner = "sender-1" }),
+		step(1507, ledgerv1.StepKind_STEP_KIND_UNKNOWN, first, func(s *ledgerv1.Step) {
+			s.DurationMs, s.Cause, s.UntilMs = 1500, int32(znsv1.UnknownCause_UNKNOWN_CAUSE_TIMEOUT), at(86_400_004).UnixMilli()
+		}),
+		step(2110, ledgerv1.StepKind_STEP_KIND_CALLBACK, first),
+	}
+	version := func(offset, ms int64, state ledgerv1.State, attempt int32, steps int) Version {
+		return Version{topic.RequestedLedger, 7, offset, at(ms), &ledgerv1.Entry{
+			State: state, Attempt: attempt, ExpireMs: at(86_400_000).UnixMilli(), History: history[:steps],
+			Category: notificationv1.Category_CATEGORY_TRANSACTION, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		}}
+	}
+	last := version(105, 2111, ledgerv1.State_STATE_SENT, 1, 4)
+	last.Entry.MsgId = "a4d0243feee163bd3af2"
+	last.Entry.AttemptResults = []*ledgerv1.AttemptResult{{Number: 1, TrackingId: "1f3kQ9"}}
+	callback := event.Decode(kafka.Record{
+		Topic: topic.Callback, Partition: 3, Offset: 5, Time: at(2100), Headers: []kafka.Header{{Key: "ce_subject", Value: []byte(id)}},
+		Value: []byte(`{"event_name":"user_received_message","recipient":{"id":"84987654321"},"message":{"msg_id":"a4d0243feee163bd3af2","tracking_id":"1f3kQ9"}}`),
+	})
+	return Facts{
+		ID: id,
+		Requests: []event.Event{record(t, topic.Requested, 7, 17, 0, &notificationv1.NotificationRequested{
+			IdempotencyKey: "order-1043/shipped", Source: "order-service", TemplateId: "643118",
+			Recipient: &notificationv1.Recipient{Phone: phone}, TemplateData: map[string]string{"customer_name": "Secret Name"},
+		}, kafka.Header{Key: "zns-moved", Value: []byte("2@4")})},
+		Ledger: []Version{
+			version(102, 5, ledgerv1.State_STATE_ACCEPTED, 0, 1), version(103, 6, ledgerv1.State_STATE_SENDING, 1, 2),
+			version(104, 1508, ledgerv1.State_STATE_UNKNOWN, 1, 3), last,
+		},
+		Callbacks: []event.Event{callback},
+		Events: []event.Event{
+			record(t, topic.Sent, 3, 9, 2111, &znsv1.Sent{
+				NotificationId: id, IdempotencyKey: "order-1043/shipped", Source: "order-service", Attempt: 1, MsgId: "a4d0243feee163bd3af2",
+				OutcomeSource: znsv1.OutcomeSource_OUTCOME_SOURCE_CALLBACK, Recipient: &znsv1.Recipient{Phone: "+84987654321"},
+				RequestedTime: timestamppb.New(at(0)), EventTime: timestamppb.New(at(2110)),
+			}),
+			record(t, topic.Delivered, 3, 4, 2130, &znsv1.Delivered{
+				NotificationId: id, RequestedTime: timestamppb.New(at(0)), EventTime: timestamppb.New(at(2125)), Billable: new(true),
+			}),
+		},
+		Searched: []Range{
+			{Topic: topic.Requested, Partition: 7, To: 1204, Records: 1204},
+			{Topic: topic.RequestedLedger, Partition: 7, From: 40, To: 106, Records: 66},
+			{Topic: topic.Sent, Partition: 3, To: 10, Records: 10},
+		},
+	}
+}
+
+func TestStory(t *testing.T) {
+	local := time.Local
+	time.Local = time.FixedZone("+07", 7*3600)
+	defer func() { time.Local = local }()
+
+	held := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 8, at(2), &ledgerv1.Entry{
+		State: ledgerv1.State_STATE_HELD, HoldReason: ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, HoldUntilMs: at(68_400_000).UnixMilli(),
+		ExpireMs: at(154_800_000).UnixMilli(),
+		History: []*ledgerv1.Step{
+			step(1, ledgerv1.StepKind_STEP_KIND_ACCEPTED),
+			step(1, ledgerv1.StepKind_STEP_KIND_HELD, func(s *ledgerv1.Step) {
+				s.HoldReason, s.UntilMs = ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, at(68_400_000).UnixMilli()
+			}),
+		},
+	}}}}
+	rejected := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 9, at(90), &ledgerv1.Entry{
+		State: ledgerv1.State_STATE_FAILED, Attempt: 2, FailureReason: int32(znsv1.FailureReason_FAILURE_REASON_REJECTED), ProviderCode: -118,
+		History: []*ledgerv1.Step{
+			step(1, ledgerv1.StepKind_STEP_KIND_ACCEPTED),
+			step(2, ledgerv1.StepKind_STEP_KIND_INTENT, func(s *ledgerv1.Step) { s.Attempt = 1 }),
+			step(10, ledgerv1.StepKind_STEP_KIND_NOT_SENT, func(s *ledgerv1.Step) { s.Attempt, s.DurationMs = 1, 8 }),
+			step(10, ledgerv1.StepKind_STEP_KIND_HELD, func(s *ledgerv1.Step) { s.HoldReason = ledgerv1.HoldReason_HOLD_REASON_RETRY }),
+			step(60, ledgerv1.StepKind_STEP_KIND_INTENT, func(s *ledgerv1.Step) { s.Attempt = 2 }),
+			step(90, ledgerv1.StepKind_STEP_KIND_REJECTED, func(s *ledgerv1.Step) { s.Attempt, s.DurationMs, s.Code = 2, 30, -118 }),
+			step(90, ledgerv1.StepKind_STEP_KIND_FAILED),
+		},
+	}}}}
+	forgotten := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 9, at(90), nil}}}
+
+	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "rejected": rejected, "forgotten": forgotten} {
+		t.Run(name, func(t *testing.T) {
+			story := Tell(facts, at(3000), func(event.Event) string { return "signature good" })
+			got := story.Text(render.Style{}, at(3000), "http://jaeger:16686/trace/{trace_id}")
+			golden := filepath.Join("testdata", name+".txt")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("story (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestStoryHoldsNoPersonalData(t *testing.T) {
+	story := Tell(answerLost(t), at(3000), nil)
+	body, err := json.Marshal(story)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{string(body), story.Text(render.Coloured(), at(3000), "")} {
+		for _, secret := range []string{"987654", "Secret Name"} {
+			if strings.Contains(text, secret) {
+				t.Errorf("the story tells %q:\n%s", secret, text)
+			}
+		}
+		if !strings.Contains(text, "84*****321") {
+			t.Errorf("the story does not tell whom, masked:\n%s", text)
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package explain
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/znshub/znshub/services/cli/render"
+)
+
+// Text writes the story for a terminal. traceURL is where a trace is shown, "{trace_id}" standing for its id; empty:
+// the id alone is printed.
+func (s *Story) Text(style render.Style, now time.Time, traceURL string) string {
+	var b strings.Builder
+	title := s.ID
+	if s.IdempotencyKey != "" {
+		title = s.IdempotencyKey + " of " + s.Source
+	}
+	b.WriteString(style.Bold(render.OneLine(title, 120)))
+	for _, part := range []string{s.Category, prefixed("template ", s.TemplateID), prefixed("to ", s.Recipient)} {
+		if part != "" {
+			b.WriteString(" · " + render.OneLine(part, 80))
+		}
+	}
+	b.WriteByte('\n')
+	head := render.Table{Style: style}
+	if s.IdempotencyKey != "" {
+		head.Row("notification_id", s.ID)
+	}
+	if s.MsgID != "" {
+		head.Row("msg_id", render.OneLine(s.MsgID, 60))
+	}
+	for i, id := range s.TrackingIDs {
+		head.Row("tracking_id", id+fmt.Sprintf(" (attempt %d)", i+1))
+	}
+	head.Cells(render.Cell{Text: "state"}, render.Cell{Text: s.State, Paint: style.Bold})
+	b.WriteString(head.String())
+	b.WriteByte('\n')
+
+	table := render.Table{Style: style}
+	var before time.Time
+	for _, l := range s.Lines {
+		since := ""
+		if !before.IsZero() {
+			since = "+" + render.Duration(max(0, l.Time.Sub(before)))
+		}
+		before = l.Time
+		table.Cells(
+			render.Cell{Text: render.Clock(l.Time, now), Paint: style.Dim},
+			render.Cell{Text: since, Paint: style.Dim},
+			render.Cell{Text: l.Label, Paint: l.Tone.paint(style)},
+			render.Cell{Text: l.Text},
+		)
+	}
+	b.WriteString(table.String())
+	b.WriteByte('\n')
+	if s.TraceID != "" {
+		b.WriteString("trace     " + strings.ReplaceAll(cmp.Or(traceURL, "{trace_id}"), "{trace_id}", s.TraceID) + "\n")
+	}
+	b.WriteString(style.Dim(searched(s.Searched)))
+	return b.String()
+}
+
+func (t Tone) paint(style render.Style) func(string) string {
+	switch t {
+	case Good:
+		return style.Good
+	case Bad:
+		return style.Bad
+	case Waiting:
+		return style.Warn
+	default:
+		return func(text string) string { return text }
+	}
+}
+
+// searched says what was read, one line a topic.
+func searched(ranges []Range) string {
+	table := render.Table{}
+	for i := 0; i < len(ranges); {
+		topicName := ranges[i].Topic
+		var parts []string
+		var records int64
+		var partitions int
+		incomplete := ""
+		for ; i < len(ranges) && ranges[i].Topic == topicName; i++ {
+			r := ranges[i]
+			parts = append(parts, fmt.Sprintf("[%d] %d–%d", r.Partition, r.From, r.To))
+			records += r.Records
+			partitions++
+			incomplete = cmp.Or(incomplete, r.Incomplete)
+		}
+		where := strings.Join(parts, " ")
+		if partitions > 3 {
+			where = fmt.Sprintf("%d partitions", partitions)
+		}
+		text := fmt.Sprintf("%s, %s read", where, render.Plural(int(records), "record"))
+		if incomplete != "" {
+			text += "; not to the end: " + incomplete
+		}
+		label := ""
+		if table.Empty() {
+			label = "searched"
+		}
+		table.Row(label, topicName, text)
+	}
+	return table.String()
+}
