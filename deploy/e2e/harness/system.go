@@ -1,0 +1,193 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// What the system under test is configured with.
+const (
+	Cluster     = "e2e"
+	AppID       = "2074138120372622546"
+	OAID        = "2893352839501541173"
+	OASecret    = "e2e-oa-secret"
+	AccessToken = "e2e-access-token"
+)
+
+// Config says how a System is made. Env lists are NAME=value and win over the harness's own.
+type Config struct {
+	Brokers   string // as KAFKA_BROKERS
+	Bin       string // folder with the programs, from Build
+	Dir       string // for logs and the spool; is created
+	SimEnv    []string
+	IngestEnv []string
+	SenderEnv []string
+}
+
+// System is one installation: the simulator, webhook-ingest and its senders.
+type System struct {
+	Sim    *Process
+	Ingest *Process
+
+	SimURL     string // base URL of the simulator
+	WebhookURL string // where callbacks go
+	cfg        Config
+
+	mu      sync.Mutex // guards what follows
+	senders []*Process
+	kills   []time.Time
+}
+
+// NewSystem chooses ports and settings; Start starts the programs.
+func NewSystem(cfg Config) (*System, error) {
+	if err := os.MkdirAll(filepath.Join(cfg.Dir, "spool"), 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder of the system: %w", err)
+	}
+	ports, err := FreePorts(4)
+	if err != nil {
+		return nil, err
+	}
+	simAddr, simAdmin, webhook, ingestAdmin := ports[0], ports[1], ports[2], ports[3]
+	s := &System{
+		cfg:        cfg,
+		SimURL:     "http://" + simAddr,
+		WebhookURL: "http://" + webhook + "/webhooks/zalo",
+	}
+	s.Sim = s.process(ZaloSim, ZaloSim, simAdmin, []string{
+		"SIM_ADDR=" + simAddr,
+		"SIM_WEBHOOK_URL=" + s.WebhookURL,
+		"ZALO_APP_ID=" + AppID, "ZALO_OA_ID=" + OAID, "ZALO_OA_SECRET=" + OASecret, "ZALO_ACCESS_TOKEN=" + AccessToken,
+	}, cfg.SimEnv)
+	s.Ingest = s.process(Ingest, Ingest, ingestAdmin, []string{
+		"INSTANCE_ID=ingest-0",
+		"INGEST_ADDR=" + webhook,
+		"INGEST_SPOOL_DIR=" + filepath.Join(cfg.Dir, "spool"),
+		"ZALO_APP_ID=" + AppID, "ZALO_OA_ID=" + OAID, "ZALO_OA_SECRET=" + OASecret,
+	}, cfg.IngestEnv)
+	return s, nil
+}
+
+func (s *System) process(program, name, admin string, env, more []string) *Process {
+	common := []string{
+		"KAFKA_BROKERS=" + s.cfg.Brokers,
+		"ZNS_CLUSTER=" + Cluster,
+		"ADMIN_ADDR=" + admin,
+		"LOG_LEVEL=info",
+	}
+	return &Process{
+		Name:     name,
+		Path:     filepath.Join(s.cfg.Bin, program),
+		Env:      slices.Concat(common, env, more),
+		LogFile:  filepath.Join(s.cfg.Dir, name+".log"),
+		ReadyURL: "http://" + admin + "/readyz",
+	}
+}
+
+// Start starts the simulator, webhook-ingest and so many senders, and waits until all of them are ready.
+func (s *System) Start(ctx context.Context, senders int) error {
+	for _, p := range []*Process{s.Sim, s.Ingest} {
+		if err := p.Start(); err != nil {
+			return err
+		}
+	}
+	for range senders {
+		if _, err := s.AddSender(); err != nil {
+			return err
+		}
+	}
+	for _, p := range s.Processes() {
+		if err := p.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AddSender starts one more sender and does not wait for it.
+func (s *System) AddSender() (*Process, error) {
+	ports, err := FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := fmt.Sprintf("sender-%d", len(s.senders))
+	p := s.process(Sender, name, ports[0], []string{
+		"INSTANCE_ID=" + name,
+		"ZALO_API_URL=" + s.SimURL,
+		"ZALO_APP_ID=" + AppID, "ZALO_OA_ID=" + OAID, "ZALO_ACCESS_TOKEN=" + AccessToken,
+	}, s.cfg.SenderEnv)
+	s.senders = append(s.senders, p)
+	return p, p.Start()
+}
+
+// Senders lists every sender that was ever added, also those that do not run.
+func (s *System) Senders() []*Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.senders)
+}
+
+// KillSender kills a sender and notes the moment: what is unresolved afterwards may be explained by it.
+func (s *System) KillSender(p *Process) error {
+	s.Killed()
+	return p.Kill()
+}
+
+// Killed notes that something was stopped without being asked: a sender, or the broker under it.
+func (s *System) Killed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kills = append(s.kills, time.Now())
+}
+
+// Kills are the moments that Killed and KillSender noted.
+func (s *System) Kills() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.kills)
+}
+
+// Processes lists all programs of the system.
+func (s *System) Processes() []*Process { return append([]*Process{s.Sim, s.Ingest}, s.Senders()...) }
+
+// Crashes is an error that names every program that ended though nobody asked it to.
+func (s *System) Crashes() error {
+	var all []string
+	for _, p := range s.Processes() {
+		all = append(all, p.Crashes()...)
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(all, "; "))
+}
+
+// Stop terminates the senders, then webhook-ingest, then the simulator. What does not end in time is killed.
+func (s *System) Stop(ctx context.Context) error {
+	var stopping sync.WaitGroup
+	senders := s.Senders()
+	problems := make([]error, len(senders))
+	for i, p := range senders {
+		stopping.Go(func() { problems[i] = p.Terminate(ctx) })
+	}
+	stopping.Wait()
+	problems = append(problems, s.Ingest.Terminate(ctx), s.Sim.Terminate(ctx))
+	return errors.Join(problems...)
+}
+
+// Logs is the end of every program's log, for a failed test.
+func (s *System) Logs(lines int) string {
+	var b strings.Builder
+	for _, p := range s.Processes() {
+		fmt.Fprintf(&b, "=== %s (%s)\n%s\n", p.Name, p.LogFile, p.LogTail(lines))
+	}
+	return b.String()
+}
