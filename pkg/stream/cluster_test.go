@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -28,6 +29,8 @@ func TestMain(m *testing.M) {
 	if config := os.Getenv(appEnv); config != "" {
 		os.Exit(runApp(config))
 	}
+	flag.Parse()
+	flag.Set("test.parallel", "6") // these tests wait more than they compute
 	os.Exit(m.Run())
 }
 
