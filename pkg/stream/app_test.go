@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -36,6 +37,7 @@ type appConfig struct {
 	Act                                      string        // "kill" or "stop"
 	MaxRecords                               int
 	CallTimeout                              time.Duration
+	Proxy                                    string // every connection to a broker goes there instead
 	Drain                                    time.Duration
 	NewerReader                              bool // refuse entries, as a newer format would make an old program do
 }
@@ -284,8 +286,14 @@ func (a *app) step() func(stream.Step) {
 }
 
 func (a *app) streamConfig(log *slog.Logger) stream.Config {
+	client := []kgo.Opt{kgo.SeedBrokers(strings.Split(a.cfg.Brokers, ",")...)}
+	if a.cfg.Proxy != "" {
+		client = append(client, kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, a.cfg.Proxy)
+		}))
+	}
 	return stream.Config{
-		Client: []kgo.Opt{kgo.SeedBrokers(strings.Split(a.cfg.Brokers, ",")...)},
+		Client: client,
 		Group:  a.cfg.Group, Input: a.cfg.Input, Ledger: a.cfg.Ledger, InstanceID: a.cfg.Name,
 		Handler: a, Log: log, Step: a.step(), MaxRecords: a.cfg.MaxRecords, DrainTimeout: a.cfg.Drain,
 	}

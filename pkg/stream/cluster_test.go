@@ -309,6 +309,13 @@ func (p *provider) count() int {
 	return len(p.taken)
 }
 
+// calls is how often the provider was asked for id.
+func (p *provider) calls(id string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken[id]
+}
+
 func (p *provider) slow(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
