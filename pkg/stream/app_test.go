@@ -39,7 +39,9 @@ type appConfig struct {
 	CallTimeout                              time.Duration
 	Proxy                                    string // every connection to a broker goes there instead
 	Drain                                    time.Duration
-	NewerReader                              bool // refuse entries, as a newer format would make an old program do
+	NewerReader                              bool   // refuse entries, as a newer format would make an old program do
+	BigResultOf                              string // the id whose result is written too large
+	Stubborn                                 bool   // write a poisoned request again as it was
 }
 
 // entry is what the app keeps in the ledger.
@@ -130,7 +132,7 @@ func (a *app) Full(p int32) bool { return len(a.parts[p].queue) > 2000 }
 
 func (a *app) Accept(u *stream.Unit, r kafka.Record) {
 	p, id := u.Partition(), string(r.Key)
-	if err := u.Poison(); err != nil {
+	if err := u.Poison(); err != nil && !a.cfg.Stubborn {
 		u.Publish(kafka.Record{Topic: a.cfg.DLQ, Partition: -1, Key: r.Key, Value: []byte(fmt.Sprintf("%d@%d", p, r.Offset))})
 		u.OnCommit(func() { a.say(event{Event: "dead letter", Partition: p, ID: id, Text: err.Error()}) })
 		return
@@ -178,7 +180,13 @@ func (a *app) Work(tx *stream.Tx) time.Time {
 			}
 			a.put(u, entry{ID: e.ID, State: e.State, Owner: a.cfg.Name})
 			if e.State == "SENT" {
-				u.Publish(kafka.Record{Topic: a.cfg.Sent, Partition: -1, Key: []byte(e.ID), Value: []byte(a.cfg.Name)})
+				result := []byte(a.cfg.Name)
+				if e.ID == a.cfg.BigResultOf && u.Poison() == nil {
+					result = incompressible(30_000)
+				} else if e.ID == a.cfg.BigResultOf {
+					u.OnCommit(func() { a.say(event{Event: "small result", Partition: p, ID: e.ID}) })
+				}
+				u.Publish(kafka.Record{Topic: a.cfg.Sent, Partition: -1, Key: []byte(e.ID), Value: result})
 			}
 			s.outcomes = s.outcomes[1:]
 			u.OnAbort(func() { s.outcomes = append([]*entry{e}, s.outcomes...) })
