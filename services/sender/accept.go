@@ -1,0 +1,325 @@
+package sender
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/notification"
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+)
+
+// Headers of moved and dead-lettered records.
+const (
+	headerMoved     = "zns-moved"      // "<partition>@<offset>" at which the caller wrote it
+	headerMovedTime = "zns-moved-time" // the original record's time, Unix milliseconds
+
+	headerDLQReason    = "zns-dlq-reason"
+	headerDLQMessage   = "zns-dlq-message"
+	headerDLQField     = "zns-dlq-field"
+	headerDLQTopic     = "zns-dlq-topic"
+	headerDLQPartition = "zns-dlq-partition"
+	headerDLQOffset    = "zns-dlq-offset"
+	headerDLQTimestamp = "zns-dlq-timestamp"
+	headerDLQSize      = "zns-dlq-value-size"
+	headerDLQHash      = "zns-dlq-value-sha256"
+)
+
+// Reasons of dead letters that are not reasons of pkg/notification.
+const (
+	dlqIDReused = "ID_REUSED"
+	dlqTooLarge = "REFUSED_BY_BROKER"
+)
+
+// maxDLQValue is the largest value that a dead letter carries: what fits into a broker's default limit of a record
+// with room for headers.
+const maxDLQValue = 900 << 10
+
+// accept takes one record of the input.
+//
+//	cannot be read, no id            dead letter
+//	belongs to another partition     published there again, with zns-moved
+//	known id, same content           counted
+//	known id, other content          dead letter ID_REUSED
+//	breaks a rule                    dead letter, zns.failed INVALID, remembered as FAILED
+//	older than SENDER_MAX_AGE        zns.failed EXPIRED, remembered as FAILED
+//	else                             remembered as ACCEPTED or HELD
+func (h *handler) accept(u unit, r kafka.Record) {
+	if u.Poison() != nil {
+		h.deadLetter(u, r, dlqTooLarge, "the broker refused what was to be written for this record", "", false)
+		return
+	}
+	req, broken, invalid := h.read(r)
+	if req == nil {
+		h.deadLetter(u, r, broken.reason, broken.message, broken.field, true)
+		return
+	}
+	id, hasID := notification.ID(req)
+	key := notification.PartitionKey(req)
+	if key != "" && h.misplaced(r, kafka.Murmur2Partition([]byte(key), u.LedgerPartitions()), u.LedgerPartitions()) {
+		h.move(u, r, kafka.Murmur2Partition([]byte(key), u.LedgerPartitions()))
+		return
+	}
+	if !hasID || r.Partition >= u.LedgerPartitions() {
+		if broken == nil {
+			broken = describe(invalid)
+		}
+		h.deadLetter(u, r, broken.reason, broken.message, broken.field, true)
+		return
+	}
+	p := h.partition(r.Partition)
+	a := h.arrival(u, p, r, id, req)
+	if known, hash, offset := p.known(id); known {
+		switch {
+		case broken != nil:
+			h.deadLetter(u, r, broken.reason, broken.message, broken.field, true)
+		case hash != shortHash(a.e.hash[:]):
+			h.deadLetter(u, r, dlqIDReused, "this notification_id was used before with other content", "notification_id", true)
+			u.OnCommit(func() {
+				h.metrics.reused.Inc()
+				h.log.Warn("notification_id reused with other content", "notification_id", id, "partition", r.Partition, "offset", r.Offset)
+			})
+		case offset != r.Offset:
+			u.OnCommit(h.metrics.duplicates.Inc)
+		}
+		return
+	}
+	switch now := ms(u.Now()); {
+	case len(invalid) > 0 || broken != nil:
+		if broken == nil {
+			broken = describe(invalid)
+		}
+		h.deadLetter(u, r, broken.reason, broken.message, broken.field, true)
+		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_INVALID, advice: znsv1.Advice_ADVICE_FIX_REQUEST, violations: violations(invalid, broken)})
+	case now-a.e.requested > h.settings.maxAge.Milliseconds(), now > a.e.expire:
+		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_EXPIRED, advice: znsv1.Advice_ADVICE_TRY_LATER})
+	case !h.settings.allows(req.GetRecipient().GetPhone()):
+		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_NOT_ALLOWED, advice: znsv1.Advice_ADVICE_ASK_OPERATOR})
+	default:
+		h.take(u, a)
+	}
+}
+
+// arrival is a request on its way into the ledger.
+type arrival struct {
+	e         *entry
+	req       *notificationv1.NotificationRequested
+	record    kafka.Record
+	movedFrom string
+}
+
+// problem is why a record goes to the dead letters.
+type problem struct{ reason, message, field string }
+
+func describe(invalid []notification.Violation) *problem {
+	p := &problem{reason: "INVALID", message: "breaks the rules"}
+	if len(invalid) > 0 {
+		p.field, p.message = invalid[0].Field, invalid[0].String()
+	}
+	return p
+}
+
+func violations(invalid []notification.Violation, broken *problem) []*znsv1.Violation {
+	out := make([]*znsv1.Violation, 0, len(invalid)+1)
+	for _, v := range invalid {
+		out = append(out, &znsv1.Violation{Field: v.Field, Rule: v.Rule, Message: v.Message})
+	}
+	if len(out) == 0 {
+		out = append(out, &znsv1.Violation{Field: broken.field, Rule: "readable", Message: broken.message})
+	}
+	return out
+}
+
+// read decodes and checks a record. req is what could be read, nil when nothing; broken says why it is no request;
+// invalid lists the rules that it breaks. The request is normalised.
+func (h *handler) read(r kafka.Record) (req *notificationv1.NotificationRequested, broken *problem, invalid []notification.Violation) {
+	req, err := notification.Decode(r)
+	if err != nil {
+		broken = &problem{reason: "MALFORMED", message: err.Error()}
+		if e, ok := errors.AsType[*notification.Error](err); ok {
+			broken.reason, broken.message = reasonName(e.Reason), e.Message
+			if len(e.Violations) > 0 {
+				broken.field = e.Violations[0].Field
+			}
+			return e.Partial, broken, e.Violations
+		}
+		return nil, broken, nil
+	}
+	invalid = notification.Validate(req, r.Time)
+	if req.GetOaId() == "" && h.settings.oaID == "" {
+		invalid = append(invalid, notification.Violation{Field: "oa_id", Rule: "required", Message: "the hub has no single Official Account to fall back to: name one"})
+	}
+	notification.Normalise(req)
+	return req, nil, invalid
+}
+
+func reasonName(r notification.Reason) string {
+	switch r {
+	case notification.Empty:
+		return "EMPTY"
+	case notification.UnknownType:
+		return "UNKNOWN_TYPE"
+	case notification.Invalid:
+		return "INVALID"
+	}
+	return "MALFORMED"
+}
+
+// misplaced reports whether a record belongs to another partition. One that was moved is never moved again, but from
+// a front door, where nothing can be remembered.
+func (h *handler) misplaced(r kafka.Record, canonical, partitions int32) bool {
+	if canonical == r.Partition {
+		return false
+	}
+	_, moved := r.Header(headerMoved)
+	return !moved || r.Partition >= partitions
+}
+
+// move publishes the record again on the partition that it belongs to.
+func (h *handler) move(u unit, r kafka.Record, to int32) {
+	out := r
+	out.Partition = to
+	out.Headers = append(slices.Clip(r.Headers),
+		kafka.Header{Key: headerMoved, Value: fmt.Appendf(nil, "%d@%d", r.Partition, r.Offset)},
+		kafka.Header{Key: headerMovedTime, Value: strconv.AppendInt(nil, ms(r.Time), 10)})
+	u.Publish(out)
+	u.OnCommit(h.metrics.moved.Inc)
+}
+
+// arrival makes the entry of a request that was not seen before. It is not yet known to the partition.
+func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, req *notificationv1.NotificationRequested) arrival {
+	now := ms(u.Now())
+	e := &entry{id: id, p: p, offset: r.Offset, hash: notification.PayloadHash(req), category: notification.Category(req)}
+	// A record's time is the producer's word: a clock that is ahead must not lengthen a life.
+	e.requested = min(ms(r.Time), now)
+	movedFrom, moved := r.Header(headerMoved)
+	if moved {
+		if at, ok := r.Header(headerMovedTime); ok {
+			if t, err := strconv.ParseInt(string(at), 10, 64); err == nil && t > 0 {
+				e.requested = min(e.requested, t)
+			}
+		}
+	}
+	e.accepted = max(now, p.lastAccepted)
+	e.expire = ms(notification.Expiry(req, fromMs(e.requested), h.settings.defaultTTL))
+	e.due = e.accepted
+	if req.GetNotBefore() != nil {
+		e.due = max(e.due, ms(req.NotBefore.AsTime()))
+	}
+	if req.GetOaId() == "" {
+		req.OaId = h.settings.oaID
+	}
+	h.judge(e, req)
+	return arrival{e: e, req: req, record: r, movedFrom: string(movedFrom)}
+}
+
+// known reports whether id is in the partition's memory, with the hash of its content and its offset.
+func (p *partition) known(id uuid.UUID) (known bool, hash uint64, offset int64) {
+	if e := p.live[id]; e != nil {
+		return true, shortHash(e.hash[:]), e.offset
+	}
+	d, known := p.done[id]
+	return known, d.hash, d.offset
+}
+
+// take remembers a new request, and starts it at once when its turn is now.
+func (h *handler) take(u unit, a arrival) {
+	e, p := a.e, a.e.p
+	now := ms(u.Now())
+	process := h.tracer.accept(a.record, e)
+	e.req = a.req
+	if err := e.seal(a.req, a.movedFrom); err != nil {
+		// A request that was decoded is encoded: only a bug comes here. Refusing it is the safe end.
+		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_INVALID, advice: znsv1.Advice_ADVICE_ASK_OPERATOR})
+		return
+	}
+	key := scopeKey(a.req)
+	e.state = stateAccepted
+	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_ACCEPTED, Owner: h.settings.instance})
+	if e.due > now {
+		e.hold(ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, e.due, now)
+	} else if s := p.scopes[key]; key != "" && s != nil && len(s.line) > 0 {
+		e.hold(ledgerv1.HoldReason_HOLD_REASON_ORDER, 0, now)
+	}
+	last := p.lastAccepted
+	p.lastAccepted = e.accepted
+	waits := p.ready.len() > 0
+	p.add(e, key, now)
+	u.OnAbort(func() {
+		p.remove(e)
+		p.lastAccepted = last
+	})
+	u.OnCommit(func() {
+		process.end(u.Now())
+		h.metrics.accepted(e.category)
+		h.clock.committed(p.id, u.Now())
+	})
+	if !waits && e.inReady && h.dispatch.room(u.Now()) > h.uncommitted && h.clock.trusted(u.Now()) && p.next() == e {
+		h.launch(u, e)
+		return
+	}
+	u.Ledger(e.id.String(), e.encode())
+	if p.ready.len() > keepDecoded {
+		e.req = nil
+	}
+}
+
+// keepDecoded is how long a ready queue may be for its requests to stay decoded while they wait.
+const keepDecoded = 512
+
+// refuse remembers a new request as FAILED and publishes why.
+func (h *handler) refuse(u unit, a arrival, f failure) {
+	e, p := a.e, a.e.p
+	now := ms(u.Now())
+	process := h.tracer.accept(a.record, e)
+	e.req = a.req
+	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_ACCEPTED, Owner: h.settings.instance})
+	last := p.lastAccepted
+	p.lastAccepted = e.accepted
+	p.add(e, "", now)
+	u.OnAbort(func() {
+		p.remove(e)
+		p.lastAccepted = last
+	})
+	u.OnCommit(func() { process.end(u.Now()) })
+	h.fail(u, e, f)
+}
+
+// deadLetter publishes r to the dead letters with where it came from and why. The value is carried when it fits.
+func (h *handler) deadLetter(u unit, r kafka.Record, reason, message, field string, withValue bool) {
+	headers := append(slices.Clip(r.Headers),
+		kafka.Header{Key: headerDLQReason, Value: []byte(reason)},
+		kafka.Header{Key: headerDLQMessage, Value: []byte(message)},
+		kafka.Header{Key: headerDLQTopic, Value: []byte(r.Topic)},
+		kafka.Header{Key: headerDLQPartition, Value: strconv.AppendInt(nil, int64(r.Partition), 10)},
+		kafka.Header{Key: headerDLQOffset, Value: strconv.AppendInt(nil, r.Offset, 10)},
+		kafka.Header{Key: headerDLQTimestamp, Value: r.Time.UTC().AppendFormat(nil, time.RFC3339Nano)})
+	if field != "" {
+		headers = append(headers, kafka.Header{Key: headerDLQField, Value: []byte(field)})
+	}
+	out := kafka.Record{Topic: h.settings.dlqTopic, Partition: -1, Key: r.Key, Value: r.Value, Headers: headers}
+	if !withValue || len(r.Value) > maxDLQValue {
+		sum := sha256.Sum256(r.Value)
+		out.Headers = append(out.Headers,
+			kafka.Header{Key: headerDLQSize, Value: strconv.AppendInt(nil, int64(len(r.Value)), 10)},
+			kafka.Header{Key: headerDLQHash, Value: []byte(hex.EncodeToString(sum[:]))})
+		out.Value = nil
+		if len(r.Key) > maxDLQValue {
+			out.Key = nil
+		}
+	}
+	u.Publish(out)
+	u.OnCommit(func() {
+		h.metrics.deadLetters.WithLabelValues(reason).Inc()
+		h.log.Warn("record sent to the dead letters", "reason", reason, "field", field, "topic", r.Topic, "partition", r.Partition, "offset", r.Offset)
+	})
+}

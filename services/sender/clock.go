@@ -1,0 +1,167 @@
+package sender
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// clock guards against a wall clock that is wrong. Expiry, deadlines and the dedupe window are times of day, kept in
+// the ledger and read by other machines: while this machine's clock and the broker's differ by more than maxSkew,
+// nothing is started, expired or forgotten.
+//
+// The broker's time is the append time of this program's own ledger records: right after a commit the latest record
+// of the partition was appended between the tick's begin and now. A measurement holds until the wall clock is set,
+// which shows in its distance from the monotonic one, and is repeated every ten seconds while there are commits.
+// Before the first one nothing is trusted; the first accepted request makes it.
+type clock struct {
+	latest func(ctx context.Context, partition int32) (time.Time, error) // append time of the latest ledger record
+	wake   func()
+	log    *slog.Logger
+
+	mu       sync.Mutex // guards what follows
+	measured time.Time  // with both readings; zero: never
+	skew     time.Duration
+	asking   bool
+	asked    time.Time
+	off      bool // the broker cannot tell; only development brokers cannot
+
+	requests chan clockRequest
+}
+
+type clockRequest struct {
+	partition     int32
+	began, commit time.Time
+}
+
+const (
+	maxSkew      = 30 * time.Second
+	maxDrift     = 5 * time.Second // between wall and monotonic clock since the measurement
+	measureEvery = 10 * time.Second
+)
+
+func newClock(latest func(context.Context, int32) (time.Time, error), wake func(), log *slog.Logger) *clock {
+	return &clock{latest: latest, wake: wake, log: log, requests: make(chan clockRequest, 1)}
+}
+
+// trusted reports whether the wall clock may be acted upon.
+func (c *clock) trusted(now time.Time) bool { return c.problem(now) == "" }
+
+// problem says why the clock is not trusted; empty: it is.
+func (c *clock) problem(now time.Time) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.off:
+		return ""
+	case c.measured.IsZero():
+		return "the clock was not yet compared with the broker's"
+	case drift(c.measured, now) > maxDrift:
+		return "the clock was set, or the machine slept: it is compared with the broker's again"
+	case c.skew > maxSkew:
+		return "the clock differs from the broker's by " + c.skew.Round(time.Second).String() + ": nothing is sent until it is right"
+	}
+	return ""
+}
+
+// wrong says why the program is not ready; empty: it is. A clock that was not compared yet is no reason.
+func (c *clock) wrong(now time.Time) string {
+	c.mu.Lock()
+	never := c.measured.IsZero()
+	c.mu.Unlock()
+	if never {
+		return ""
+	}
+	return c.problem(now)
+}
+
+// drift is how far wall and monotonic clock went apart between two readings.
+func drift(a, b time.Time) time.Duration {
+	return (b.Round(0).Sub(a.Round(0)) - b.Sub(a)).Abs()
+}
+
+// committed says that a transaction which began at the given time and wrote to the ledger of a partition was
+// committed just now.
+func (c *clock) committed(partition int32, began time.Time) {
+	c.mu.Lock()
+	now := time.Now()
+	due := !c.asking && !c.off && (c.measured.IsZero() || c.skew > maxSkew || drift(c.measured, now) > maxDrift || now.Sub(c.asked) >= measureEvery)
+	if due {
+		c.asking, c.asked = true, now
+	}
+	c.mu.Unlock()
+	if due {
+		c.requests <- clockRequest{partition, began, now}
+	}
+}
+
+// run measures until ctx ends.
+func (c *clock) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-c.requests:
+			c.measure(ctx, r)
+			c.wake()
+		}
+	}
+}
+
+func (c *clock) measure(ctx context.Context, r clockRequest) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	at, err := c.latest(ctx, r.partition)
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asking = false
+	if err != nil {
+		if ctx.Err() == nil {
+			c.log.Warn("the broker's time could not be read", "err", err)
+		}
+		return
+	}
+	if at.IsZero() {
+		return
+	}
+	was := c.skew > maxSkew
+	// The record was appended between began and now, if the clocks agree.
+	skew := time.Duration(0)
+	if d := r.began.Round(0).Sub(at); d > 0 {
+		skew = d
+	} else if d := at.Sub(now.Round(0)); d > 0 {
+		skew = d
+	}
+	c.measured, c.skew = now, skew
+	if bad := skew > maxSkew; bad && !was {
+		c.log.Error("clock differs from the broker's: nothing is started, expired or forgotten until it is right", "skew", skew.String())
+	} else if was && !bad {
+		c.log.Info("clock agrees with the broker's again", "skew", skew.String())
+	}
+}
+
+// probeClock rewrites one waiting entry as it is: its commit shows the broker's time. Without a trusted clock that is
+// the only thing that may be done.
+func (h *handler) probeClock(tx tick) {
+	now := tx.Now()
+	if h.probed.Add(time.Second).After(now) {
+		return
+	}
+	for _, id := range tx.Partitions() {
+		p := h.partition(id)
+		e := p.timers.next()
+		if e == nil || tx.Closing(id) || tx.Full() || e.state == stateSending {
+			continue
+		}
+		u := tx.Unit(id, e.id.String())
+		if u == nil {
+			return
+		}
+		h.probed = now
+		u.Ledger(e.id.String(), e.encode())
+		u.OnCommit(func() { h.clock.committed(id, now) })
+		return
+	}
+}

@@ -1,0 +1,278 @@
+package sender
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/znshub/znshub/pkg/config"
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/notification"
+	"github.com/znshub/znshub/pkg/zalo"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	"github.com/znshub/znshub/proto/topic"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+)
+
+// Config is the sender's settings. The tags name the variables; [config.Load] fills it.
+type Config struct {
+	Kafka kafka.Config
+
+	InstanceID string `env:"INSTANCE_ID" help:"name of this instance, stable over its restarts: the pod's name; default: random"`
+	Cluster    string `env:"ZNS_CLUSTER" envDefault:"default" help:"name of this installation: stands in ce_source and tells its tracking_ids from those of others on the same OA"`
+
+	Topic string `env:"SENDER_TOPIC" envDefault:"notification.requested" help:"topic of requests; its ledger and dead letters are named after it"`
+	Group string `env:"SENDER_GROUP" envDefault:"zns-sender" help:"consumer group"`
+
+	Mode        string   `env:"SENDER_MODE" envDefault:"live" help:"live; development: Zalo's development mode for all; simulate: nothing is sent, everything counts as accepted"`
+	AllowPhones []string `env:"SENDER_ALLOW_PHONES" envSeparator:"," example:"0987654321,84912345678" help:"send to these numbers only, others fail as NOT_ALLOWED: for staging on production data"`
+
+	MaxInFlight    int           `env:"SENDER_MAX_IN_FLIGHT" envDefault:"256" help:"calls to Zalo under way at a time"`
+	RequestTimeout time.Duration `env:"SENDER_REQUEST_TIMEOUT" envDefault:"10s" help:"bound on one call"`
+
+	DedupeWindow    time.Duration    `env:"SENDER_DEDUPE_WINDOW" envDefault:"72h" help:"how long a finished notification's id is remembered"`
+	MaxAge          time.Duration    `env:"SENDER_MAX_AGE" envDefault:"24h" help:"a request whose record is older when first read is not sent; at most SENDER_DEDUPE_WINDOW"`
+	TTL             CategoryDuration `env:"SENDER_TTL" envDefault:"otp=5m,transaction=24h,customer_care=72h,promotion=168h" help:"life of requests that name none, by category"`
+	OnUnknown       CategoryPolicy   `env:"SENDER_ON_UNKNOWN" envDefault:"otp=fail,transaction=hold,customer_care=fail,promotion=fail" help:"what happens when an answer is lost and no callback settles it, by category: fail, hold, resend"`
+	UnresolvedAfter time.Duration    `env:"SENDER_UNRESOLVED_AFTER" envDefault:"10s" help:"how long an outcome is unknown before zns.unresolved tells"`
+	ResolveWindow   time.Duration    `env:"SENDER_RESOLVE_WINDOW" envDefault:"2h" help:"how long a callback is waited for before fail or resend; 15 s for OTPs"`
+	OrderWait       time.Duration    `env:"SENDER_ORDER_WAIT" envDefault:"60s" help:"how long an unknown outcome holds back those behind it with the same ordering_key"`
+	Memory          config.Bytes     `env:"SENDER_MEMORY" envDefault:"512MiB" help:"waiting requests kept in memory; above it the input pauses"`
+	ResultPhone     string           `env:"ZNS_RESULT_PHONE" envDefault:"full" help:"how much of a phone number stands in results: full, hash, none"`
+
+	APIURL         string `env:"ZALO_API_URL" envDefault:"https://business.openapi.zalo.me" help:"Zalo's host for messages by phone"`
+	OAID           string `env:"ZALO_OA_ID" example:"2893352839501541173" help:"the Official Account of requests that name none"`
+	AccessToken    string `env:"ZALO_ACCESS_TOKEN" secret:"true" example:"2893352839501541173=eyJ..." help:"access token of the OA, or oa_id=token,... for several"`
+	AppSecret      string `env:"ZALO_APP_SECRET" secret:"true" help:"the app's secret, for appsecret_proof"`
+	AppSecretProof bool   `env:"ZALO_APPSECRET_PROOF" help:"send appsecret_proof with every call, as the app's settings may demand"`
+}
+
+// Validate reports every problem at once.
+func (c *Config) Validate() error {
+	_, err := c.settings()
+	return err
+}
+
+const (
+	modeLive        = "live"
+	modeDevelopment = "development"
+	modeSimulate    = "simulate"
+
+	phoneFull = "full"
+	phoneHash = "hash"
+	phoneNone = "none"
+)
+
+// settings is a Config, checked and in the form in which it is used.
+type settings struct {
+	inputTopic  string
+	dlqTopic    string
+	ledgerTopic string
+	instance    string
+	cluster     string
+	ceSource    string
+	mode        string
+	allow       map[string]bool // E.164; nil: everybody
+	dedupe      time.Duration
+	maxAge      time.Duration
+	ttl         CategoryDuration
+	onUnknown   CategoryPolicy
+	resolve     time.Duration
+	memory      int64
+	partitions  func() int32
+	resultPhone string
+	oaID        string
+	tokens      map[string]string
+	url         *url.URL // of the call, for its span
+}
+
+func (c *Config) settings() (settings, error) {
+	var problems []error
+	complain := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	oneOf := func(name, value string, allowed ...string) {
+		if !slices.Contains(allowed, value) {
+			complain("%s: %q is not one of %s", name, value, strings.Join(allowed, ", "))
+		}
+	}
+	positive := func(name string, d time.Duration, example string) {
+		if d <= 0 {
+			complain("%s: must be more than 0; for example %s=%s", name, name, example)
+		}
+	}
+	oneOf("SENDER_MODE", c.Mode, modeLive, modeDevelopment, modeSimulate)
+	oneOf("ZNS_RESULT_PHONE", c.ResultPhone, phoneFull, phoneHash, phoneNone)
+	if c.Topic == "" || c.Group == "" || c.Cluster == "" {
+		complain("SENDER_TOPIC, SENDER_GROUP, ZNS_CLUSTER: none of them may be empty")
+	}
+	if c.MaxInFlight < 1 || c.MaxInFlight > 10_000 {
+		complain("SENDER_MAX_IN_FLIGHT: %d is not between 1 and 10000; for example SENDER_MAX_IN_FLIGHT=256", c.MaxInFlight)
+	}
+	positive("SENDER_REQUEST_TIMEOUT", c.RequestTimeout, "10s")
+	if c.RequestTimeout > minResolve-launchWithin {
+		// Else the policy of an unknown outcome could act while the call of a stopped owner still runs.
+		complain("SENDER_REQUEST_TIMEOUT: at most %s; for example SENDER_REQUEST_TIMEOUT=10s", minResolve-launchWithin)
+	}
+	positive("SENDER_DEDUPE_WINDOW", c.DedupeWindow, "72h")
+	positive("SENDER_MAX_AGE", c.MaxAge, "24h")
+	if c.MaxAge > c.DedupeWindow {
+		complain("SENDER_MAX_AGE: %s is longer than SENDER_DEDUPE_WINDOW, %s: a request could be sent again after it was forgotten", c.MaxAge, c.DedupeWindow)
+	}
+	positive("SENDER_UNRESOLVED_AFTER", c.UnresolvedAfter, "10s")
+	if c.ResolveWindow < minResolve {
+		complain("SENDER_RESOLVE_WINDOW: at least %s; for example SENDER_RESOLVE_WINDOW=2h", minResolve)
+	}
+	if c.OrderWait < 0 {
+		complain("SENDER_ORDER_WAIT: must not be negative; for example SENDER_ORDER_WAIT=60s")
+	}
+	if c.Memory < 1<<20 {
+		complain("SENDER_MEMORY: at least 1MiB; for example SENDER_MEMORY=512MiB")
+	}
+	s := settings{
+		inputTopic: c.Topic, dlqTopic: topic.DLQOf(c.Topic), ledgerTopic: topic.LedgerOf(c.Topic),
+		instance: c.InstanceID, cluster: c.Cluster, ceSource: "/znshub/" + c.Cluster + "/sender", mode: c.Mode,
+		dedupe: c.DedupeWindow, maxAge: c.MaxAge, ttl: c.TTL, onUnknown: c.OnUnknown, resolve: c.ResolveWindow,
+		memory: int64(c.Memory), resultPhone: c.ResultPhone, oaID: c.OAID,
+	}
+	for _, p := range c.AllowPhones {
+		phone, ok := notification.ParsePhone(strings.TrimSpace(p))
+		if !ok {
+			complain("SENDER_ALLOW_PHONES: one of the numbers is no Vietnamese phone number; for example SENDER_ALLOW_PHONES=0987654321")
+			continue
+		}
+		if s.allow == nil {
+			s.allow = map[string]bool{}
+		}
+		s.allow[phone] = true
+	}
+	var err error
+	if s.tokens, err = tokens(c.AccessToken, c.OAID); err != nil {
+		problems = append(problems, err)
+	}
+	if s.oaID == "" && len(s.tokens) == 1 {
+		for oa := range s.tokens {
+			s.oaID = oa
+		}
+	}
+	if s.url, err = url.Parse(c.APIURL); err != nil || s.url.Host == "" {
+		complain("ZALO_API_URL: not a URL; for example ZALO_API_URL=%s", zalo.DefaultURL)
+		s.url = &url.URL{}
+	}
+	s.url = s.url.JoinPath("message/template")
+	if c.AppSecretProof && c.AppSecret == "" {
+		complain("ZALO_APPSECRET_PROOF: needs ZALO_APP_SECRET")
+	}
+	return s, errors.Join(problems...)
+}
+
+// tokens reads "token" or "oa_id=token,oa_id=token".
+func tokens(value, oaID string) (map[string]string, error) {
+	out := map[string]string{}
+	if value == "" {
+		return out, nil
+	}
+	if isOA(strings.SplitN(value, "=", 2)[0]) && strings.Contains(value, "=") {
+		for pair := range strings.SplitSeq(value, ",") {
+			oa, token, _ := strings.Cut(strings.TrimSpace(pair), "=")
+			if !isOA(oa) || token == "" {
+				return nil, errors.New("ZALO_ACCESS_TOKEN: want one token, or oa_id=token,oa_id=token; for example ZALO_ACCESS_TOKEN=2893352839501541173=eyJ...")
+			}
+			out[oa] = token
+		}
+		return out, nil
+	}
+	if oaID == "" {
+		return nil, errors.New("ZALO_OA_ID: a bare ZALO_ACCESS_TOKEN needs it; for example ZALO_OA_ID=2893352839501541173")
+	}
+	out[oaID] = value
+	return out, nil
+}
+
+func isOA(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+
+// allows reports whether SENDER_ALLOW_PHONES lets a message go to phone. A recipient without a number is not let
+// through: it cannot be compared.
+func (s *settings) allows(phone string) bool { return s.allow == nil || s.allow[phone] }
+
+func (s *settings) defaultTTL(c notificationv1.Category) time.Duration { return s.ttl.get(c) }
+
+// policy is what happens to an unknown outcome.
+func (s *settings) policy(asked notificationv1.OnUnknown, c notificationv1.Category) znsv1.UnknownPolicy {
+	if asked != notificationv1.OnUnknown_ON_UNKNOWN_UNSPECIFIED {
+		return znsv1.UnknownPolicy(asked) // the numbers are equal
+	}
+	return s.onUnknown.get(c)
+}
+
+// window is how long a callback is waited for, in milliseconds.
+func (s *settings) window(c notificationv1.Category) int64 {
+	if c == notificationv1.Category_CATEGORY_OTP {
+		return minResolve.Milliseconds()
+	}
+	return s.resolve.Milliseconds()
+}
+
+// categories are the names in settings by category.
+var categories = []string{"otp", "transaction", "customer_care", "promotion"}
+
+func categoryIndex(c notificationv1.Category) int {
+	if c < notificationv1.Category_CATEGORY_OTP || c > notificationv1.Category_CATEGORY_PROMOTION {
+		return 1
+	}
+	return int(c) - 1
+}
+
+// CategoryDuration is a duration for each category: "otp=5m,transaction=24h"; those not named keep their defaults.
+type CategoryDuration [4]time.Duration
+
+func (d *CategoryDuration) get(c notificationv1.Category) time.Duration { return d[categoryIndex(c)] }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (d *CategoryDuration) UnmarshalText(text []byte) error {
+	*d = CategoryDuration{5 * time.Minute, 24 * time.Hour, 72 * time.Hour, 168 * time.Hour}
+	return byCategory(string(text), func(i int, value string) error {
+		v, err := time.ParseDuration(value)
+		if err != nil || v <= 0 {
+			return fmt.Errorf("%q is no positive duration like 24h", value)
+		}
+		d[i] = v
+		return nil
+	})
+}
+
+// CategoryPolicy is a policy for each category: "otp=fail,transaction=hold"; those not named keep their defaults.
+type CategoryPolicy [4]znsv1.UnknownPolicy
+
+func (p *CategoryPolicy) get(c notificationv1.Category) znsv1.UnknownPolicy {
+	return p[categoryIndex(c)]
+}
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (p *CategoryPolicy) UnmarshalText(text []byte) error {
+	const fail, hold, resend = znsv1.UnknownPolicy_UNKNOWN_POLICY_FAIL, znsv1.UnknownPolicy_UNKNOWN_POLICY_HOLD, znsv1.UnknownPolicy_UNKNOWN_POLICY_RESEND
+	*p = CategoryPolicy{fail, hold, fail, fail}
+	return byCategory(string(text), func(i int, value string) error {
+		v, ok := map[string]znsv1.UnknownPolicy{"fail": fail, "hold": hold, "resend": resend}[strings.ToLower(value)]
+		if !ok {
+			return fmt.Errorf("%q is not fail, hold or resend", value)
+		}
+		p[i] = v
+		return nil
+	})
+}
+
+func byCategory(text string, set func(i int, value string) error) error {
+	for pair := range strings.SplitSeq(text, ",") {
+		name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
+		i := slices.Index(categories, strings.ToLower(strings.TrimSpace(name)))
+		if !ok || i < 0 {
+			return fmt.Errorf("want category=value pairs with categories %s", strings.Join(categories, ", "))
+		}
+		if err := set(i, strings.TrimSpace(value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

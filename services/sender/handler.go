@@ -1,0 +1,339 @@
+package sender
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/stream"
+)
+
+// unit is the part of *stream.Unit that the sender uses.
+type unit interface {
+	Now() time.Time
+	Partition() int32
+	LedgerPartitions() int32
+	Poison() error
+	Ledger(key string, value []byte)
+	Publish(kafka.Record)
+	OnCommit(func())
+	OnAbort(func())
+}
+
+// tick is the part of *stream.Tx that the sender uses.
+type tick interface {
+	Now() time.Time
+	Partitions() []int32
+	Owns(p int32) bool
+	Closing(p int32) bool
+	Full() bool
+	Unit(p int32, key string) unit
+}
+
+// streamTick makes a *stream.Tx a tick: the two differ in the type that Unit returns.
+type streamTick struct{ *stream.Tx }
+
+func (t streamTick) Unit(p int32, key string) unit {
+	if u := t.Tx.Unit(p, key); u != nil {
+		return u
+	}
+	return nil
+}
+
+// handler is the sender as a [stream.Handler]. The engine's tick lock guards everything but what says otherwise.
+//
+// State is changed at once, and undone by the function given to OnAbort; calls, metrics and log lines happen in
+// OnCommit only. So no call ever starts before its intent is confirmed.
+type handler struct {
+	settings settings
+	rules    rules
+	log      *slog.Logger
+	metrics  *metrics
+	tracer   tracer
+
+	mu    sync.RWMutex // guards the map, not what it holds: restores run beside the ticks
+	parts map[int32]*partition
+
+	dispatch    *dispatcher
+	callbacks   *reconciler
+	clock       *clock
+	uncommitted int       // intents written but not yet confirmed
+	turn        int       // which partition starts first in the next tick
+	used        int64     // bytes of live entries
+	probed      time.Time // when an entry was last rewritten to see the broker's time
+}
+
+var _ stream.Handler = (*handler)(nil)
+
+// Assigned implements [stream.Handler].
+func (h *handler) Assigned(p int32) {
+	h.mu.Lock()
+	h.parts[p] = newPartition(p, h)
+	h.mu.Unlock()
+}
+
+func (h *handler) partition(p int32) *partition {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.parts[p]
+}
+
+// Restore implements [stream.Handler].
+func (h *handler) Restore(p int32, r kafka.Record) error {
+	return h.partition(p).restore(r)
+}
+
+// Restored implements [stream.Handler].
+func (h *handler) Restored(p int32) {
+	pt := h.partition(p)
+	now := time.Now()
+	n := len(pt.restoring)
+	orphans, broken := h.rebuild(pt, now)
+	h.log.Info("partition restored", "partition", p, "waiting", n-orphans, "unknown", orphans, "finished", len(pt.done))
+	if broken > 0 {
+		h.log.Error("ledger entries cannot be read and are left alone", "partition", p, "entries", broken)
+	}
+}
+
+// Full implements [stream.Handler]. A partition may hold its share of SENDER_MEMORY, as if one member owned them all,
+// so that a survivor can inherit what a dead peer held. It resumes at three quarters.
+func (h *handler) Full(p int32) bool {
+	pt := h.partition(p)
+	share := h.settings.memory / int64(max(h.settings.partitions(), 1))
+	if pt.full {
+		pt.full = pt.bytes > share/4*3 || h.used > h.settings.memory/4*3
+	} else {
+		pt.full = pt.bytes > share || h.used > h.settings.memory
+	}
+	return pt.full
+}
+
+// Accept implements [stream.Handler].
+func (h *handler) Accept(u *stream.Unit, r kafka.Record) { h.accept(u, r) }
+
+// Work implements [stream.Handler].
+func (h *handler) Work(tx *stream.Tx) time.Time { return h.work(streamTick{tx}) }
+
+// InFlight implements [stream.Handler].
+func (h *handler) InFlight(p int32) int {
+	pt := h.partition(p)
+	if pt == nil {
+		return 0
+	}
+	return int(pt.calls.Load())
+}
+
+// Pending implements [stream.Handler].
+func (h *handler) Pending(p int32) bool {
+	pt := h.partition(p)
+	return pt != nil && pt.ended.Load() > 0
+}
+
+// Dropped implements [stream.Handler].
+func (h *handler) Dropped(p int32) {
+	pt := h.partition(p)
+	if pt == nil {
+		return
+	}
+	pt.dropped.Store(true)
+	h.dispatch.forget(pt)
+	h.uncommitted -= pt.uncommitted
+	h.used -= pt.bytes
+	for _, e := range pt.live {
+		h.callbacks.track(e, false, false)
+	}
+	h.mu.Lock()
+	delete(h.parts, p)
+	h.mu.Unlock()
+}
+
+// work writes what became due, in the order of what must not wait: outcomes first, for they free the order of their
+// keys and end what is uncertain, then callbacks, timers and new intents.
+func (h *handler) work(tx tick) time.Time {
+	now := tx.Now()
+	h.dispatch.observe()
+	for _, p := range tx.Partitions() {
+		if tx.Closing(p) {
+			h.dispatch.withdraw(h.partition(p))
+		}
+	}
+	again := h.outcomes(tx)
+	again = h.heard(tx) || again
+	again = h.orphans(tx) || again
+	var next time.Time
+	if trusted := h.clock.trusted(now); trusted {
+		again = h.timers(tx) || again
+		again = h.launches(tx) || again
+		next = h.nextTimer(tx)
+	} else {
+		h.probeClock(tx)
+		next = now.Add(time.Second)
+	}
+	if again {
+		return now
+	}
+	return next
+}
+
+// nextTimer returns when the first timer of all partitions is due.
+func (h *handler) nextTimer(tx tick) time.Time {
+	next := int64(0)
+	see := func(at int64) {
+		if next == 0 || at < next {
+			next = at
+		}
+	}
+	for _, id := range tx.Partitions() {
+		if tx.Closing(id) {
+			continue
+		}
+		p := h.partition(id)
+		if e := p.timers.next(); e != nil {
+			see(e.timerAt)
+		}
+		if t, ok := p.tombs.front(); ok {
+			see(t.finished + h.settings.dedupe.Milliseconds())
+		}
+	}
+	if at := h.dispatch.reopens(tx.Now()); !at.IsZero() {
+		see(ms(at))
+	}
+	if next == 0 {
+		return time.Time{}
+	}
+	return fromMs(next)
+}
+
+// launches writes intents for those that may start, while there is room.
+func (h *handler) launches(tx tick) (again bool) {
+	parts := tx.Partitions()
+	if len(parts) == 0 {
+		return false
+	}
+	room := h.dispatch.room(tx.Now()) - h.uncommitted
+	h.turn++
+	idle := 0
+	for i := h.turn; room > 0 && idle < len(parts); i++ {
+		id := parts[i%len(parts)]
+		if tx.Closing(id) {
+			idle++
+			continue
+		}
+		p := h.partition(id)
+		e := p.next()
+		if e == nil {
+			idle++
+			continue
+		}
+		idle = 0
+		if tx.Full() {
+			p.putBack(e)
+			return true
+		}
+		u := tx.Unit(id, e.id.String())
+		if u == nil {
+			p.putBack(e)
+			return true
+		}
+		if h.launch(u, e) {
+			room--
+		}
+	}
+	return false
+}
+
+// orphans writes as UNKNOWN what was SENDING when its partition was restored: an earlier owner died in the call.
+func (h *handler) orphans(tx tick) (again bool) {
+	for _, id := range tx.Partitions() {
+		p := h.partition(id)
+		for !tx.Closing(id) && p.orphans.len() > 0 {
+			if tx.Full() {
+				return true
+			}
+			e, _ := p.orphans.popFront()
+			if e.state != stateUnknown || p.live[e.id] != e {
+				continue // a callback was faster
+			}
+			u := tx.Unit(id, e.id.String())
+			if u == nil {
+				p.orphans.pushFront(e)
+				return true
+			}
+			u.Ledger(e.id.String(), e.encode())
+			u.OnAbort(func() { p.orphans.pushFront(e) })
+			u.OnCommit(func() { h.tellUnknown(e) })
+		}
+	}
+	return false
+}
+
+// timers does what became due: holds that end, expiry, policies of UNKNOWN, the end of a watch, tombstones.
+func (h *handler) timers(tx tick) (again bool) {
+	now := ms(tx.Now())
+	for _, id := range tx.Partitions() {
+		if tx.Closing(id) {
+			continue
+		}
+		p := h.partition(id)
+		for e := p.timers.next(); e != nil && e.timerAt <= now; e = p.timers.next() {
+			if tx.Full() {
+				return true
+			}
+			if !h.due(tx, e, now) {
+				return true
+			}
+		}
+		for n := 0; ; n++ {
+			t, ok := p.tombs.front()
+			if !ok || t.finished+h.settings.dedupe.Milliseconds() > now {
+				break
+			}
+			if tx.Full() || n == maxTombs {
+				return true
+			}
+			if !h.tombstone(tx, p, t) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// maxTombs bounds what cleaning up takes of one tick.
+const maxTombs = 500
+
+// tombstone forgets a terminal entry whose dedupe window is over.
+func (h *handler) tombstone(tx tick, p *partition, t tomb) bool {
+	d, known := p.done[t.id]
+	if !known || d.finished != t.finished {
+		p.tombs.popFront()
+		return true // it has a newer life, with a tomb of its own
+	}
+	u := tx.Unit(p.id, t.id.String())
+	if u == nil {
+		return false
+	}
+	p.tombs.popFront()
+	delete(p.done, t.id)
+	u.Ledger(t.id.String(), nil)
+	u.OnAbort(func() {
+		p.done[t.id] = d
+		p.tombs.pushFront(t)
+	})
+	return true
+}
+
+// find returns the live entry with the given id, wherever it is.
+func (h *handler) find(id uuid.UUID) *entry {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, p := range h.parts {
+		if e := p.live[id]; e != nil {
+			return e
+		}
+	}
+	return nil
+}

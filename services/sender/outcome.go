@@ -1,0 +1,302 @@
+package sender
+
+import (
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/znshub/znshub/pkg/zalo"
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+)
+
+// update applies f to e, writes the entry and puts it where its new state says. All of that is undone with the unit.
+func (h *handler) update(u unit, e *entry, f func()) {
+	p, before, now := e.p, e.mut, ms(u.Now())
+	f()
+	u.Ledger(e.id.String(), e.encode())
+	if e.keepsRequest() {
+		p.place(e, now)
+		u.OnAbort(func() {
+			e.mut = before
+			p.place(e, now)
+		})
+		return
+	}
+	p.remove(e)
+	p.finish(e.id, doneEntry{offset: e.offset, hash: shortHash(e.hash[:]), finished: e.finished})
+	u.OnAbort(func() {
+		delete(p.done, e.id)
+		p.tombs.popBack()
+		e.mut = before
+		p.readd(e, now)
+	})
+}
+
+// hold makes e wait for reason, until the given time or, with 0, until something ends the wait.
+func (e *entry) hold(reason ledgerv1.HoldReason, until, now int64) {
+	e.state, e.reason, e.until = stateHeld, reason, until
+	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_HELD, HoldReason: reason, UntilMs: until})
+}
+
+// maxResults is how many attempts an entry tells of.
+const maxResults = 16
+
+func (e *entry) addResult(r attemptResult) {
+	if len(e.results) >= maxResults {
+		e.results = slices.Clone(e.results[len(e.results)-maxResults+1:])
+	}
+	e.results = append(e.results, r)
+}
+
+// outcomes writes what the finished calls brought.
+func (h *handler) outcomes(tx tick) (again bool) {
+	for {
+		c := h.dispatch.finished()
+		if c == nil {
+			return false
+		}
+		if c.p.dropped.Load() {
+			continue // its partition went to another owner, who has it as UNKNOWN
+		}
+		var u unit
+		if tx.Owns(c.p.id) && !tx.Full() {
+			u = tx.Unit(c.p.id, c.e.id.String())
+		}
+		if u == nil {
+			h.dispatch.unfinish(c)
+			return tx.Owns(c.p.id)
+		}
+		c.p.ended.Add(-1)
+		u.OnAbort(func() {
+			c.p.ended.Add(1)
+			h.dispatch.unfinish(c)
+		})
+		u.OnCommit(func() { h.clock.committed(c.p.id, u.Now()) })
+		h.outcome(u, c)
+	}
+}
+
+// outcome moves c's entry to where its call's result says.
+func (h *handler) outcome(u unit, c *call) {
+	e, r, now := c.e, &c.result, ms(u.Now())
+	if e.state != stateSending || e.attempt != c.attempt {
+		return
+	}
+	if c.withdrawn {
+		h.withdrawn(u, e, now)
+		return
+	}
+	done := attemptResult{
+		openAttempt: e.open[len(e.open)-1], duration: int32(min(r.Duration.Milliseconds(), 1<<31-1)),
+		outcome: r.Outcome.Proto(), code: int32(r.Code), cause: r.Cause.Proto(),
+	}
+	u.OnCommit(func() { h.metrics.attempt(r) })
+	switch {
+	case r.Outcome == zalo.Accepted:
+		h.sent(u, e, sentFacts{
+			attempt: done, source: znsv1.OutcomeSource_OUTCOME_SOURCE_RESPONSE, step: ledgerv1.StepKind_STEP_KIND_SENT,
+			msgID: r.MsgID, at: r.SentTime, quota: r.Quota,
+		})
+	case e.heard != nil:
+		// A callback said that this attempt, whose answer is lost, or an earlier one reached Zalo.
+		h.settle(u, e, e.heard)
+	case r.Outcome == zalo.NotSent, r.Outcome == zalo.Rejected:
+		h.turnedAway(u, e, done, r, now)
+	default:
+		h.update(u, e, func() {
+			e.addResult(done)
+			h.becomeUnknown(e, r.Cause.Proto(), int32(cmpOr(r.Code, r.HTTPStatus)), done.duration, now)
+		})
+		u.OnCommit(func() { h.tellUnknown(e) })
+	}
+}
+
+func cmpOr(a, b int) int {
+	if a != 0 {
+		return a
+	}
+	return b
+}
+
+// withdrawn puts e back in front of its order: its intent was written, but its call was never begun.
+func (h *handler) withdrawn(u unit, e *entry, now int64) {
+	reopens := h.dispatch.reopens(u.Now())
+	h.update(u, e, func() {
+		e.open = slices.Clone(e.open[:len(e.open)-1])
+		e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_NOT_SENT, Attempt: e.attempt})
+		if reopens.IsZero() {
+			e.state, e.reason, e.until = stateAccepted, 0, 0
+			return
+		}
+		e.hold(ledgerv1.HoldReason_HOLD_REASON_CIRCUIT, ms(reopens), now)
+	})
+}
+
+// turnedAway handles an attempt that provably sent nothing: Zalo refused it, or no byte left.
+func (h *handler) turnedAway(u unit, e *entry, done attemptResult, r *zalo.Result, now int64) {
+	kind := ledgerv1.StepKind_STEP_KIND_REJECTED
+	if r.Outcome == zalo.NotSent {
+		kind = ledgerv1.StepKind_STEP_KIND_NOT_SENT
+	}
+	ended := func() {
+		e.open = slices.Clone(e.open[:len(e.open)-1])
+		e.addResult(done)
+		e.code = int32(r.Code)
+		e.history.add(&ledgerv1.Step{
+			TimeMs: now, Kind: kind, Attempt: e.attempt, Code: int32(cmpOr(r.Code, r.HTTPStatus)), DurationMs: done.duration,
+		})
+	}
+	if r.Outcome == zalo.Rejected && !r.Retryable && !r.Hold {
+		h.fail(u, e, failure{
+			reason: znsv1.FailureReason_FAILURE_REASON_REJECTED, class: r.Class.Proto(), code: int32(r.Code), message: r.Message,
+			advice: advice(r.Class), before: ended,
+		})
+		return
+	}
+	reason, until := h.waitFor(e, r, u.Now())
+	h.update(u, e, func() {
+		ended()
+		e.retries++
+		e.hold(reason, until, now)
+	})
+}
+
+// Waits before an attempt that may be repeated is repeated. What a policy of the hub's own would say (quota resets, a
+// new token) comes with a later version; until then these keep a refusal from being asked for again and again.
+const (
+	notSentBase = 500 * time.Millisecond
+	notSentMax  = 30 * time.Second
+	retryBase   = time.Second
+	retryMax    = 5 * time.Minute
+	tokenWait   = time.Minute
+	slowWait    = 15 * time.Minute
+	monthWait   = 6 * time.Hour
+)
+
+// waitFor says why and until when e waits for its next attempt.
+func (h *handler) waitFor(e *entry, r *zalo.Result, now time.Time) (ledgerv1.HoldReason, int64) {
+	at := func(d time.Duration) int64 { return ms(now.Add(max(jitter(d), r.RetryAfter))) }
+	if r.Hold {
+		switch r.HoldReason {
+		case zalo.HoldToken:
+			return ledgerv1.HoldReason_HOLD_REASON_TOKEN, at(tokenWait)
+		case zalo.HoldQuota:
+			if r.Period == "month" {
+				return ledgerv1.HoldReason_HOLD_REASON_QUOTA, at(monthWait)
+			}
+			return ledgerv1.HoldReason_HOLD_REASON_QUOTA, at(slowWait)
+		case zalo.HoldHours:
+			return ledgerv1.HoldReason_HOLD_REASON_HOURS, ms(nextMorning(now))
+		case zalo.HoldTemplateReview:
+			return ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW, at(slowWait)
+		case zalo.HoldAccount:
+			return ledgerv1.HoldReason_HOLD_REASON_ACCOUNT, at(slowWait)
+		case zalo.HoldRate:
+			return ledgerv1.HoldReason_HOLD_REASON_RATE, at(backoff(retryBase, retryMax, e.retries))
+		}
+		return ledgerv1.HoldReason_HOLD_REASON_OPERATOR, at(slowWait)
+	}
+	if r.Outcome == zalo.NotSent {
+		if reopens := h.dispatch.reopens(now); !reopens.IsZero() {
+			return ledgerv1.HoldReason_HOLD_REASON_CIRCUIT, ms(reopens)
+		}
+		if errors.Is(r.Err, zalo.ErrLate) {
+			return ledgerv1.HoldReason_HOLD_REASON_RETRY, ms(now)
+		}
+		return ledgerv1.HoldReason_HOLD_REASON_RETRY, at(backoff(notSentBase, notSentMax, e.retries))
+	}
+	return ledgerv1.HoldReason_HOLD_REASON_RETRY, at(backoff(retryBase, retryMax, e.retries))
+}
+
+// backoff doubles from base to limit.
+func backoff(base, limit time.Duration, retries int32) time.Duration {
+	return min(base<<min(retries, 20), limit)
+}
+
+// jitter spreads d over 0.8 to 1.2 of it, so that those who were refused together do not come back together.
+func jitter(d time.Duration) time.Duration {
+	return d*8/10 + rand.N(d*4/10+1) //nolint:gosec // G404: spreading load needs no secrecy
+}
+
+// vietnam has had one time zone without daylight saving since 1975; a fixed zone needs no zone files.
+var vietnam = time.FixedZone("Asia/Ho_Chi_Minh", 7*60*60)
+
+// nextMorning is when messages that must not go out at night may go again: 06:00 in Vietnam, spread over ten minutes.
+func nextMorning(now time.Time) time.Time {
+	local := now.In(vietnam)
+	morning := time.Date(local.Year(), local.Month(), local.Day(), 6, 0, 0, 0, vietnam)
+	if !morning.After(now) {
+		morning = morning.AddDate(0, 0, 1)
+	}
+	return morning.Add(rand.N(10 * time.Minute)) //nolint:gosec // G404: spreading load needs no secrecy
+}
+
+// advice is what a caller should do about a refusal.
+func advice(c zalo.Class) znsv1.Advice {
+	switch c {
+	case zalo.ClassRecipientPermanent, zalo.ClassRecipientTemporary:
+		return znsv1.Advice_ADVICE_TRY_OTHER_CHANNEL
+	case zalo.ClassTemplate:
+		return znsv1.Advice_ADVICE_FIX_REQUEST
+	case zalo.ClassTransient, zalo.ClassQuota, zalo.ClassHours:
+		return znsv1.Advice_ADVICE_TRY_LATER
+	}
+	return znsv1.Advice_ADVICE_ASK_OPERATOR
+}
+
+// sentFacts is what is known about an acceptance.
+type sentFacts struct {
+	attempt  attemptResult
+	source   znsv1.OutcomeSource
+	step     ledgerv1.StepKind
+	msgID    string
+	at       time.Time // by Zalo's clock; zero: unknown
+	quota    *zalo.Quota
+	corrects bool
+}
+
+// sent ends e as SENT and publishes it.
+func (h *handler) sent(u unit, e *entry, f sentFacts) {
+	now := u.Now()
+	h.publishSent(u, e, f)
+	h.update(u, e, func() {
+		e.state, e.reason, e.until, e.open, e.failure = stateSent, 0, 0, nil, 0
+		e.msgID, e.finished = f.msgID, ms(now)
+		if !f.at.IsZero() {
+			e.sent = ms(f.at)
+		}
+		e.history.add(&ledgerv1.Step{TimeMs: ms(now), Kind: f.step, Attempt: f.attempt.number, DurationMs: f.attempt.duration})
+	})
+	u.OnCommit(func() { h.metrics.sent(e, f.source, now) })
+}
+
+// failure is why a notification ends unsent.
+type failure struct {
+	reason     znsv1.FailureReason
+	class      znsv1.ErrorClass
+	code       int32
+	message    string
+	advice     znsv1.Advice
+	violations []*znsv1.Violation
+	before     func() // changes e first, and is undone with the rest
+}
+
+// fail ends e as FAILED and publishes it. While an earlier attempt may have reached Zalo, every failure is UNRESOLVED,
+// the one that a callback may still revise.
+func (h *handler) fail(u unit, e *entry, f failure) {
+	now := u.Now()
+	h.update(u, e, func() {
+		if f.before != nil {
+			f.before()
+		}
+		if len(e.open) > 0 {
+			f.reason = znsv1.FailureReason_FAILURE_REASON_UNRESOLVED
+		}
+		e.state, e.reason, e.until, e.failure, e.finished = stateFailed, 0, 0, f.reason, ms(now)
+		e.history.add(&ledgerv1.Step{TimeMs: ms(now), Kind: ledgerv1.StepKind_STEP_KIND_FAILED, Attempt: e.attempt, Code: f.code})
+		h.publishFailed(u, e, f)
+	})
+	u.OnCommit(func() { h.metrics.failed(f.reason) })
+}

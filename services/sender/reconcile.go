@@ -1,0 +1,290 @@
+package sender
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/zalo"
+)
+
+// callbackReader reads zalo.callback, all partitions of it.
+type callbackReader interface {
+	// Poll returns what comes next; nothing when ctx ends first.
+	Poll(ctx context.Context) ([]kafka.Record, error)
+	// CaughtUp reports whether everything that was in the topic when Mark was called has been returned.
+	Mark(ctx context.Context) error
+	CaughtUp() bool
+	Close()
+}
+
+// reconciler looks for the signed callbacks that settle unknown attempts. webhook-ingest verified them before it
+// stored them. It reads all partitions of zalo.callback, and only while something is unknown, with one minute more so
+// that a rare but steady trickle does not make it begin again and again.
+//
+// It begins ten minutes before the oldest open attempt: the topic's clock is the broker's. Callbacks about attempts
+// under way are taken note of too, for their answer may yet be lost. All methods may be called from any goroutine.
+type reconciler struct {
+	open func(ctx context.Context, from time.Time) (callbackReader, error)
+	wake func()
+	log  *slog.Logger
+
+	mu       sync.Mutex // guards what follows
+	watched  map[uuid.UUID]struct{}
+	wanting  int       // entries that only a callback can settle
+	from     time.Time // where reading must begin; zero: not needed
+	restart  bool      // reading must begin again, at from
+	queue    deque[*heardCallback]
+	caughtUp int64 // reading has passed what was there at this time, ms; 0: not yet
+	healthy  int64 // since when reading works without a gap, ms
+	lastGood int64
+
+	signal chan struct{}
+}
+
+const (
+	reconcileMargin = 10 * time.Minute
+	reconcileLinger = time.Minute
+	reconcileGap    = 10 * time.Second
+	markEvery       = 500 * time.Millisecond
+)
+
+func newReconciler(open func(context.Context, time.Time) (callbackReader, error), wake func(), log *slog.Logger) *reconciler {
+	return &reconciler{open: open, wake: wake, log: log, watched: map[uuid.UUID]struct{}{}, signal: make(chan struct{}, 1)}
+}
+
+// track says whether e has open attempts, and whether only a callback can settle one of them.
+func (r *reconciler) track(e *entry, listen, want bool) {
+	if e.listened == listen && e.wanting == want {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e.listened != listen {
+		e.listened = listen
+		if listen {
+			r.watched[e.id] = struct{}{}
+		} else {
+			delete(r.watched, e.id)
+		}
+	}
+	if e.wanting != want {
+		e.wanting = want
+		if want {
+			r.wanting++
+		} else {
+			r.wanting--
+		}
+	}
+}
+
+// need asks for the callbacks of an attempt whose intent was written at the given time. restored: nobody listened
+// since then.
+func (r *reconciler) need(intent time.Time, restored bool) {
+	from := intent.Add(-reconcileMargin)
+	r.mu.Lock()
+	if r.from.IsZero() || from.Before(r.from) {
+		r.from, r.restart = from, true
+	} else if restored {
+		r.restart = true
+	}
+	r.mu.Unlock()
+	select {
+	case r.signal <- struct{}{}:
+	default:
+	}
+}
+
+// found takes a callback about a watched entry; nil: none.
+func (r *reconciler) found() *heardCallback {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, _ := r.queue.popFront()
+	return c
+}
+
+// unfind undoes found.
+func (r *reconciler) unfind(c *heardCallback) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue.pushFront(c)
+}
+
+// passed is the latest time, in Unix milliseconds, of which is certain that all callbacks stored until then were read.
+func (r *reconciler) passed() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.queue.len() > 0 {
+		return 0 // read, but not yet taken
+	}
+	return r.caughtUp
+}
+
+// healthySince is since when reading works without a gap, in Unix milliseconds.
+func (r *reconciler) healthySince() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.healthy
+}
+
+// run reads until ctx ends.
+func (r *reconciler) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		from, ok := r.begin()
+		if !ok {
+			select {
+			case <-ctx.Done():
+			case <-r.signal:
+			}
+			continue
+		}
+		if err := r.read(ctx, from); err != nil && ctx.Err() == nil {
+			r.log.Warn("reading callbacks failed, trying again", "err", err)
+			r.again()
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+}
+
+// begin returns where to begin; false: nothing is needed.
+func (r *reconciler) begin() (time.Time, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.from.IsZero() {
+		return time.Time{}, false
+	}
+	r.restart, r.caughtUp = false, 0
+	return r.from, true
+}
+
+func (r *reconciler) again() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.caughtUp, r.restart = 0, true
+}
+
+// read reads from the given time on, until nothing is needed or it must begin again.
+func (r *reconciler) read(ctx context.Context, from time.Time) error {
+	openCtx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	reader, err := r.open(openCtx, from)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	var marked, taken time.Time // marked: a watermark that is not yet passed
+	idle := time.Now()
+	for ctx.Err() == nil {
+		switch r.state() {
+		case readAgain:
+			return nil
+		case readNeeded:
+			idle = time.Now()
+		case readIdle:
+			if time.Since(idle) > reconcileLinger && r.stop() {
+				return nil
+			}
+		}
+		if marked.IsZero() && time.Since(taken) >= markEvery {
+			now := time.Now()
+			markCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			err := reader.Mark(markCtx)
+			cancel()
+			if err != nil {
+				return err
+			}
+			marked, taken = now, now
+		}
+		pollCtx, cancel := context.WithTimeout(ctx, markEvery)
+		records, err := reader.Poll(pollCtx)
+		cancel()
+		if err != nil && ctx.Err() == nil && pollCtx.Err() == nil {
+			return err
+		}
+		r.take(records)
+		if !marked.IsZero() && reader.CaughtUp() {
+			r.reached(marked)
+			marked = time.Time{}
+		}
+	}
+	return nil
+}
+
+type readState int
+
+const (
+	readNeeded readState = iota
+	readIdle
+	readAgain
+)
+
+func (r *reconciler) state() readState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.restart:
+		return readAgain
+	case r.wanting > 0:
+		return readNeeded
+	}
+	return readIdle
+}
+
+// stop ends reading unless it became needed meanwhile.
+func (r *reconciler) stop() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.restart || r.wanting > 0 {
+		return false
+	}
+	r.from, r.caughtUp, r.healthy, r.lastGood = time.Time{}, 0, 0, 0
+	return true
+}
+
+// reached notes that everything stored until at was read.
+func (r *reconciler) reached(at time.Time) {
+	r.mu.Lock()
+	now := ms(at)
+	if r.lastGood == 0 || now-r.lastGood > reconcileGap.Milliseconds() {
+		r.healthy = now
+	}
+	r.lastGood, r.caughtUp = now, now
+	r.mu.Unlock()
+	r.wake()
+}
+
+// take keeps what is about a watched entry. The key is the notification_id where webhook-ingest knew the tracking_id.
+func (r *reconciler) take(records []kafka.Record) {
+	found := false
+	for i := range records {
+		id, err := uuid.ParseBytes(records[i].Key)
+		if err != nil || !r.isWatched(id) {
+			continue
+		}
+		cb, err := zalo.ParseCallback(records[i].Value)
+		if err != nil || cb.TrackingID == "" {
+			continue
+		}
+		r.mu.Lock()
+		r.queue.pushBack(&heardCallback{id: id, trackingID: cb.TrackingID, msgID: cb.MsgID, received: records[i].Time})
+		r.mu.Unlock()
+		found = true
+	}
+	if found {
+		r.wake()
+	}
+}
+
+func (r *reconciler) isWatched(id uuid.UUID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.watched[id]
+	return ok
+}

@@ -1,0 +1,233 @@
+// Package sender turns requests on notification.requested into messages through Zalo, and publishes what became of
+// each on zns.sent, zns.failed and zns.unresolved.
+//
+// # Promises
+//
+//   - A request is in the ledger before anything is done about it, and leaves it only through exactly one zns.sent or
+//     zns.failed. The one exception is told: FAILED as UNRESOLVED may be followed by one zns.sent with corrects = true.
+//   - No call starts before its intent is committed, none after its launch deadline or the request's expiry, and none
+//     for a partition that was given up. A second call for one notification happens only when the one before provably
+//     sent nothing, or when the policy RESEND says so.
+//   - What nobody knows stays UNKNOWN until a signed callback or its policy settles it.
+//   - Requests with one ordering_key go one at a time in the order of their arrival.
+//   - A clean stop and a clean revoke leave nothing UNKNOWN.
+//   - No phone number, template data or token is logged, traced or measured.
+//
+// # Shape
+//
+// [Run] wires a handler into the engine of pkg/stream, whose tick lock guards nearly all state. accept.go takes
+// requests in, handler.go has the work of a tick, outcome.go and unknown.go the state machine, partition.go the places
+// where an entry can wait, dispatch.go and breaker.go the calls, reconcile.go the search for callbacks, clock.go the
+// guard against a wrong clock, entry.go and restore.go the ledger's format.
+package sender
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/stream"
+	"github.com/znshub/znshub/pkg/telemetry"
+	"github.com/znshub/znshub/pkg/zalo"
+	"github.com/znshub/znshub/proto/topic"
+)
+
+// Deps is what a sender gets from the program around it. The zero value is usable.
+type Deps struct {
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+	Tracer     *telemetry.Tracer // nil: no spans
+	Client     []kgo.Opt         // more options for the Kafka clients, for example a virtual network
+	Dial       func(ctx context.Context, network, address string) (net.Conn, error)
+	// Step is handed to the engine, for tests.
+	Step func(stream.Step)
+}
+
+// Sender is a configured sender.
+type Sender struct {
+	engine   *stream.Engine
+	h        *handler
+	client   *zalo.Client
+	admin    *kgo.Client
+	cfg      Config
+	settings settings
+}
+
+// Run sends until ctx ends; then it waits for the calls under way, commits their outcomes, leaves the group and returns
+// nil. Any other return is an error that this process cannot mend by itself.
+func Run(ctx context.Context, cfg Config, deps Deps) error {
+	s, err := New(cfg, deps)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// New checks cfg and returns a sender that does nothing yet. It reaches no broker.
+func New(cfg Config, deps Deps) (*Sender, error) {
+	if cfg.InstanceID == "" {
+		cfg.InstanceID = rand.Text()[:12]
+	}
+	settings, problems := cfg.settings()
+	client, err := cfg.Kafka.Options()
+	if err := errors.Join(problems, err); err != nil {
+		return nil, err
+	}
+	client = append(client, deps.Client...)
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	if deps.Registerer == nil {
+		deps.Registerer = prometheus.NewRegistry()
+	}
+	s := &Sender{cfg: cfg, settings: settings}
+	if s.client, err = zaloClient(cfg, &settings, deps); err != nil {
+		return nil, err
+	}
+	if s.admin, err = kgo.NewClient(append([]kgo.Opt{kgo.ClientID(cfg.Group + "-" + cfg.InstanceID + "-admin"), kgo.MetadataMinAge(100 * time.Millisecond)}, client...)...); err != nil {
+		return nil, fmt.Errorf("open the admin client: %w", err)
+	}
+	h := &handler{
+		settings: settings, log: deps.Log, metrics: newMetrics(deps.Registerer), parts: map[int32]*partition{},
+		rules: rules{
+			unresolvedAfter: cfg.UnresolvedAfter.Milliseconds(), orderWait: cfg.OrderWait.Milliseconds(), watch: watchFailed.Milliseconds(),
+		},
+		tracer: tracer{t: deps.Tracer, group: cfg.Group, url: settings.url},
+	}
+	h.settings.partitions = func() int32 { return s.engine.LedgerPartitions() }
+	h.metrics.watch(deps.Registerer, h)
+	wake := func() { s.engine.Wake() }
+	h.dispatch = newDispatcher(cfg.MaxInFlight, s.send, wake)
+	h.callbacks = newReconciler(s.openCallbacks(client), wake, deps.Log)
+	h.clock = newClock(s.latestAppend, wake, deps.Log)
+	s.h = h
+	s.engine, err = stream.New(stream.Config{
+		Client: client, Group: cfg.Group, Input: cfg.Topic, Ledger: settings.ledgerTopic, InstanceID: cfg.InstanceID,
+		Handler: h, Log: deps.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: deps.Step,
+	})
+	if err != nil {
+		s.admin.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// watchFailed is how long a FAILED(UNRESOLVED) is watched for the callback that would revise it.
+const watchFailed = 24 * time.Hour
+
+// Run is [Run] of a sender that New made. It may be called once.
+func (s *Sender) Run(ctx context.Context) error {
+	defer s.admin.Close()
+	defer s.client.Close()
+	// What serves the engine works on until that has stopped.
+	live, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var serving sync.WaitGroup
+	serving.Go(func() { s.h.callbacks.run(live) })
+	serving.Go(func() { s.h.clock.run(live) })
+	err := s.engine.Run(ctx)
+	stop()
+	serving.Wait()
+	// Calls of partitions that were lost may still run: their results are ignored, their connections are not leaked.
+	waitCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.RequestTimeout)
+	defer cancel()
+	s.h.dispatch.wait(waitCtx)
+	return err
+}
+
+// Ready reports whether the sender works; the error says why not.
+func (s *Sender) Ready() error {
+	status := s.engine.Status()
+	if !status.Joined {
+		return errors.New("not yet a member of the consumer group")
+	}
+	for _, p := range status.Partitions {
+		if p.Err != nil {
+			return fmt.Errorf("partition %d is stopped: %w", p.Partition, p.Err)
+		}
+	}
+	if why := s.h.clock.wrong(time.Now()); why != "" {
+		return errors.New(why)
+	}
+	return nil
+}
+
+// Status is what the engine owns and how it fares.
+func (s *Sender) Status() stream.Status { return s.engine.Status() }
+
+// send makes one call.
+func (s *Sender) send(c *call) zalo.Result {
+	ctx, span := s.h.tracer.call(c)
+	var r zalo.Result
+	if s.settings.mode == modeSimulate {
+		r = zalo.Result{Outcome: zalo.Accepted, MsgID: "simulated", SentTime: time.Now()}
+	} else {
+		r = s.client.Send(ctx, c.sendRequest(s.settings.mode == modeDevelopment))
+	}
+	endCall(span, &r)
+	return r
+}
+
+func zaloClient(cfg Config, settings *settings, deps Deps) (*zalo.Client, error) {
+	zc := zalo.Config{
+		URL: cfg.APIURL, MaxInFlight: cfg.MaxInFlight, RequestTimeout: cfg.RequestTimeout, Dial: deps.Dial,
+		AccessToken: func(_ context.Context, oaID string) (string, error) {
+			if token := settings.tokens[oaID]; token != "" {
+				return token, nil
+			}
+			return "", errors.New("ZALO_ACCESS_TOKEN has none for this OA")
+		},
+	}
+	if cfg.AppSecretProof {
+		zc.AppSecret = cfg.AppSecret
+	}
+	return zalo.NewClient(zc)
+}
+
+// callbacks is a [callbackReader] on Kafka.
+type callbacks struct {
+	*kafka.Reader
+	mark kafka.Watermark
+}
+
+func (c *callbacks) Mark(ctx context.Context) (err error) {
+	c.mark, err = c.Watermark(ctx)
+	return err
+}
+
+func (c *callbacks) CaughtUp() bool { return c.Reached(c.mark) }
+
+func (s *Sender) openCallbacks(client []kgo.Opt) func(context.Context, time.Time) (callbackReader, error) {
+	return func(ctx context.Context, from time.Time) (callbackReader, error) {
+		r, err := kafka.NewReader(ctx, kafka.ReaderConfig{Client: client, Topic: topic.Callback, Start: kafka.FromTime(from)})
+		if err != nil {
+			return nil, err
+		}
+		return &callbacks{Reader: r}, nil
+	}
+}
+
+// latestAppend returns when the broker appended the latest record to a ledger partition.
+func (s *Sender) latestAppend(ctx context.Context, partition int32) (time.Time, error) {
+	listed, err := kadm.NewClient(s.admin).ListMaxTimestampOffsets(ctx, s.settings.ledgerTopic)
+	if err != nil {
+		return time.Time{}, err
+	}
+	o, ok := listed.Lookup(s.settings.ledgerTopic, partition)
+	if !ok || o.Err != nil {
+		return time.Time{}, fmt.Errorf("latest record of the ledger: %w", o.Err)
+	}
+	if o.Timestamp <= 0 {
+		return time.Time{}, nil
+	}
+	return time.UnixMilli(o.Timestamp), nil
+}
