@@ -11,6 +11,7 @@ import (
 	"github.com/znshub/znshub/pkg/config"
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/notification"
+	"github.com/znshub/znshub/pkg/service"
 	"github.com/znshub/znshub/pkg/zalo"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/proto/topic"
@@ -20,9 +21,6 @@ import (
 // Config is the sender's settings. The tags name the variables; [config.Load] fills it.
 type Config struct {
 	Kafka kafka.Config
-
-	InstanceID string `env:"INSTANCE_ID" help:"name of this instance, stable over its restarts: the pod's name; default: random"`
-	Cluster    string `env:"ZNS_CLUSTER" envDefault:"default" help:"name of this installation: stands in ce_source and tells its tracking_ids from those of others on the same OA"`
 
 	Topic string `env:"SENDER_TOPIC" envDefault:"notification.requested" help:"topic of requests; its ledger and dead letters are named after it"`
 	Group string `env:"SENDER_GROUP" envDefault:"zns-sender" help:"consumer group"`
@@ -104,8 +102,8 @@ func (c *Config) settings() (settings, error) {
 	}
 	oneOf("SENDER_MODE", c.Mode, modeLive, modeDevelopment, modeSimulate)
 	oneOf("ZNS_RESULT_PHONE", c.ResultPhone, phoneFull, phoneHash, phoneNone)
-	if c.Topic == "" || c.Group == "" || c.Cluster == "" {
-		complain("SENDER_TOPIC, SENDER_GROUP, ZNS_CLUSTER: none of them may be empty")
+	if c.Topic == "" || c.Group == "" {
+		complain("SENDER_TOPIC, SENDER_GROUP: neither may be empty")
 	}
 	if c.MaxInFlight < 1 || c.MaxInFlight > 10_000 {
 		complain("SENDER_MAX_IN_FLIGHT: %d is not between 1 and 10000; for example SENDER_MAX_IN_FLIGHT=256", c.MaxInFlight)
@@ -132,8 +130,7 @@ func (c *Config) settings() (settings, error) {
 	}
 	s := settings{
 		inputTopic: c.Topic, dlqTopic: topic.DLQOf(c.Topic), ledgerTopic: topic.LedgerOf(c.Topic),
-		instance: c.InstanceID, cluster: c.Cluster, ceSource: "/znshub/" + c.Cluster + "/sender", mode: c.Mode,
-		dedupe: c.DedupeWindow, maxAge: c.MaxAge, ttl: c.TTL, onUnknown: c.OnUnknown, resolve: c.ResolveWindow,
+		mode: c.Mode, dedupe: c.DedupeWindow, maxAge: c.MaxAge, ttl: c.TTL, onUnknown: c.OnUnknown, resolve: c.ResolveWindow,
 		memory: int64(c.Memory), resultPhone: c.ResultPhone, oaID: c.OAID,
 	}
 	for _, p := range c.AllowPhones {
@@ -165,6 +162,11 @@ func (c *Config) settings() (settings, error) {
 		complain("ZALO_APPSECRET_PROOF: needs ZALO_APP_SECRET")
 	}
 	return s, errors.Join(problems...)
+}
+
+// of takes what the service around the sender knows.
+func (s *settings) of(svc *service.Service) {
+	s.instance, s.cluster, s.ceSource = svc.Instance, svc.Cluster, "/znshub/"+svc.Cluster+"/sender"
 }
 
 // tokens reads "token" or "oa_id=token,oa_id=token".

@@ -16,6 +16,7 @@ import (
 
 	"github.com/znshub/znshub/pkg/config"
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/service"
 	"github.com/znshub/znshub/pkg/zalo"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
@@ -43,7 +44,7 @@ type core struct {
 func testConfig(t *testing.T) Config {
 	t.Helper()
 	var cfg Config
-	_, err := config.LoadFrom([]string{"ZALO_ACCESS_TOKEN=2893352839501541173=token", "INSTANCE_ID=test", "SENDER_MAX_IN_FLIGHT=4"}, &cfg)
+	_, err := config.LoadFrom([]string{"ZALO_ACCESS_TOKEN=2893352839501541173=token", "SENDER_MAX_IN_FLIGHT=4"}, &cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +61,7 @@ func newCore(t *testing.T, change ...func(*Config)) *core {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.of(service.New("sender", "test", "default", nil, nil))
 	s.partitions = func() int32 { return 2 }
 	c := &core{t: t, now: time.Now(), ledger: map[int32][]kafka.Record{}, poison: map[string]error{}, close: map[int32]bool{}}
 	h := &handler{

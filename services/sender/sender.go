@@ -23,34 +23,27 @@ package sender
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/service"
 	"github.com/znshub/znshub/pkg/stream"
-	"github.com/znshub/znshub/pkg/telemetry"
 	"github.com/znshub/znshub/pkg/zalo"
 	"github.com/znshub/znshub/proto/topic"
 )
 
-// Deps is what a sender gets from the program around it. The zero value is usable.
-type Deps struct {
-	Log        *slog.Logger
-	Registerer prometheus.Registerer
-	Tracer     *telemetry.Tracer // nil: no spans
-	Client     []kgo.Opt         // more options for the Kafka clients, for example a virtual network
-	Dial       func(ctx context.Context, network, address string) (net.Conn, error)
-	// Step is handed to the engine, for tests.
-	Step func(stream.Step)
+// Extras is what tests and programs that embed a sender may add. The zero value adds nothing.
+type Extras struct {
+	Client []kgo.Opt // options for the Kafka clients, for example a virtual network
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Step   func(stream.Step) // handed to the engine
 }
 
 // Sender is a configured sender.
@@ -65,8 +58,8 @@ type Sender struct {
 
 // Run sends until ctx ends; then it waits for the calls under way, commits their outcomes, leaves the group and returns
 // nil. Any other return is an error that this process cannot mend by itself.
-func Run(ctx context.Context, cfg Config, deps Deps) error {
-	s, err := New(cfg, deps)
+func Run(ctx context.Context, svc *service.Service, cfg Config) error {
+	s, err := New(svc, cfg, Extras{})
 	if err != nil {
 		return err
 	}
@@ -74,46 +67,39 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 }
 
 // New checks cfg and returns a sender that does nothing yet. It reaches no broker.
-func New(cfg Config, deps Deps) (*Sender, error) {
-	if cfg.InstanceID == "" {
-		cfg.InstanceID = rand.Text()[:12]
-	}
+func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	settings, problems := cfg.settings()
 	client, err := cfg.Kafka.Options()
 	if err := errors.Join(problems, err); err != nil {
 		return nil, err
 	}
-	client = append(client, deps.Client...)
-	if deps.Log == nil {
-		deps.Log = slog.New(slog.DiscardHandler)
-	}
-	if deps.Registerer == nil {
-		deps.Registerer = prometheus.NewRegistry()
-	}
+	settings.of(svc)
+	client = append(client, extras.Client...)
 	s := &Sender{cfg: cfg, settings: settings}
-	if s.client, err = zaloClient(cfg, &settings, deps); err != nil {
+	if s.client, err = zaloClient(cfg, &settings, extras.Dial); err != nil {
 		return nil, err
 	}
-	if s.admin, err = kgo.NewClient(append([]kgo.Opt{kgo.ClientID(cfg.Group + "-" + cfg.InstanceID + "-admin"), kgo.MetadataMinAge(100 * time.Millisecond)}, client...)...); err != nil {
+	if s.admin, err = kgo.NewClient(append([]kgo.Opt{kgo.ClientID(cfg.Group + "-" + svc.Instance + "-admin"), kgo.MetadataMinAge(100 * time.Millisecond)}, client...)...); err != nil {
 		return nil, fmt.Errorf("open the admin client: %w", err)
 	}
 	h := &handler{
-		settings: settings, log: deps.Log, metrics: newMetrics(deps.Registerer), parts: map[int32]*partition{},
+		settings: settings, log: svc.Log, metrics: newMetrics(svc.Registry), parts: map[int32]*partition{},
 		rules: rules{
 			unresolvedAfter: cfg.UnresolvedAfter.Milliseconds(), orderWait: cfg.OrderWait.Milliseconds(), watch: watchFailed.Milliseconds(),
 		},
-		tracer: tracer{t: deps.Tracer, group: cfg.Group, url: settings.url},
+		tracer: tracer{t: svc.Tracer, group: cfg.Group, url: settings.url},
 	}
 	h.settings.partitions = func() int32 { return s.engine.LedgerPartitions() }
-	h.metrics.watch(deps.Registerer, h)
+	h.metrics.watch(svc.Registry, h)
 	wake := func() { s.engine.Wake() }
 	h.dispatch = newDispatcher(cfg.MaxInFlight, s.send, wake)
-	h.callbacks = newReconciler(s.openCallbacks(client), wake, deps.Log)
-	h.clock = newClock(s.latestAppend, wake, deps.Log)
+	h.callbacks = newReconciler(s.openCallbacks(client), wake, svc.Log)
+	h.clock = newClock(s.latestAppend, wake, svc.Log)
 	s.h = h
+	svc.Ready("sender", s.Ready)
 	s.engine, err = stream.New(stream.Config{
-		Client: client, Group: cfg.Group, Input: cfg.Topic, Ledger: settings.ledgerTopic, InstanceID: cfg.InstanceID,
-		Handler: h, Log: deps.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: deps.Step,
+		Client: client, Group: cfg.Group, Input: cfg.Topic, Ledger: settings.ledgerTopic, InstanceID: svc.Instance,
+		Handler: h, Log: svc.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: extras.Step,
 	})
 	if err != nil {
 		s.admin.Close()
@@ -177,9 +163,9 @@ func (s *Sender) send(c *call) zalo.Result {
 	return r
 }
 
-func zaloClient(cfg Config, settings *settings, deps Deps) (*zalo.Client, error) {
+func zaloClient(cfg Config, settings *settings, dial func(context.Context, string, string) (net.Conn, error)) (*zalo.Client, error) {
 	zc := zalo.Config{
-		URL: cfg.APIURL, MaxInFlight: cfg.MaxInFlight, RequestTimeout: cfg.RequestTimeout, Dial: deps.Dial,
+		URL: cfg.APIURL, MaxInFlight: cfg.MaxInFlight, RequestTimeout: cfg.RequestTimeout, Dial: dial,
 		AccessToken: func(_ context.Context, oaID string) (string, error) {
 			if token := settings.tokens[oaID]; token != "" {
 				return token, nil
