@@ -33,7 +33,7 @@ demo: ## Show the main job with telling cases; ends by itself, exit code 0 only 
 .PHONY: test
 test: ## Run all tests, on a real Kafka when java and mvn are here (or KAFKA_BROKERS says where one is).
 	@$(WITH_KAFKA) $(GOTESTSUM) --format pkgname --hide-summary=output \
-		--post-run-command ./pkg/kafka/kafkatest/summary.sh \
+		--post-run-command ./deploy/ci/test-summary.sh \
 		-- -race -shuffle=on -p 1 -timeout 20m $(TESTFLAGS) work
 
 .PHONY: test-long
