@@ -157,7 +157,7 @@ func TestValidateIsAsked(t *testing.T) {
 func TestUnknownVariables(t *testing.T) {
 	l, err := LoadFrom([]string{
 		"SENDER_TOPIC=x", "SENDER_MAX_INFLIGHT=3", "KAFKA_BROKER=a:1", "SENDER_COLOUR=red", "ZALO_OA_SECERT_FILE=x",
-		"INGEST_ADDR=:1", "HOME=/", "OTEL_X=1", "ZALO_OAUTH_URL=http://x", "KAFKA_PORT_9092_TCP_ADDR=1", "SENDER_SERVICE_HOST=1",
+		"ZNS_CLUSTR=staging", "ZNS_RESULT_PHONE=none", "INGEST_ADDR=:1", "HOME=/", "OTEL_X=1", "ZALO_OAUTH_URL=http://x", "KAFKA_PORT_9092_TCP_ADDR=1", "SENDER_SERVICE_HOST=1",
 	}, new(sender))
 	if err != nil {
 		t.Fatal(err)
@@ -167,6 +167,7 @@ func TestUnknownVariables(t *testing.T) {
 		"nothing reads SENDER_COLOUR",
 		"nothing reads SENDER_MAX_INFLIGHT; did you mean SENDER_MAX_IN_FLIGHT?",
 		"nothing reads ZALO_OA_SECERT_FILE; did you mean ZALO_OA_SECRET_FILE?",
+		"nothing reads ZNS_CLUSTR; did you mean ZNS_CLUSTER?",
 	}
 	if diff := cmp.Diff(want, l.Warnings); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -273,12 +274,12 @@ func TestBytes(t *testing.T) {
 
 func TestDuration(t *testing.T) {
 	for in, want := range map[string]time.Duration{"10s": 10 * time.Second, "7d": 168 * time.Hour, "1d12h": 36 * time.Hour, "0s": 0, "-5s": -5 * time.Second} {
-		if got, err := parseDuration(in); err != nil || got != want {
+		if got, err := ParseDuration(in); err != nil || got != want {
 			t.Errorf("%q: %v, %v, want %v", in, got, err, want)
 		}
 	}
 	for _, in := range []string{"", "10", "d", "1.5d", "-1d", "1d-2h", "99999d", "1d2d", "soon"} {
-		if got, err := parseDuration(in); err == nil {
+		if got, err := ParseDuration(in); err == nil {
 			t.Errorf("%q was taken as %v", in, got)
 		}
 	}

@@ -76,6 +76,7 @@ func LoadFrom(environ []string, targets ...any) (*Loaded, error) {
 		}
 		l.file = variables
 	}
+	l.seen[FileVariable] = true
 	for _, target := range targets {
 		v := reflect.ValueOf(target)
 		if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
@@ -174,7 +175,7 @@ func (l *loader) set(v reflect.Value, field reflect.StructField, name string) {
 		environment[name] = value
 	}
 	err = env.ParseWithOptions(alone.Interface(), env.Options{Environment: environment, FuncMap: map[reflect.Type]env.ParserFunc{
-		reflect.TypeFor[time.Duration](): func(s string) (any, error) { return parseDuration(s) },
+		reflect.TypeFor[time.Duration](): func(s string) (any, error) { return ParseDuration(s) },
 	}})
 	if err != nil {
 		l.problem(name, complaint(err, s)+"; for example "+name+"="+s.Example)

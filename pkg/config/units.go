@@ -47,8 +47,9 @@ func (b Bytes) String() string {
 	return fmt.Sprintf("%dB", int64(b))
 }
 
-// parseDuration is time.ParseDuration with days, of 24 hours, before the rest.
-func parseDuration(s string) (time.Duration, error) {
+// ParseDuration is time.ParseDuration with days, of 24 hours, before the rest: "7d", "1d12h". For types of a program's
+// own that contain durations; fields of type time.Duration are read by it anyway.
+func ParseDuration(s string) (time.Duration, error) {
 	days, rest, ok := strings.Cut(s, "d")
 	if !ok {
 		days, rest = "0", s

@@ -10,10 +10,11 @@ import (
 )
 
 // prefixes are those of the hub's own variables.
-var prefixes = []string{"SENDER_", "INGEST_", "ZALO_", "KAFKA_", "SIM_"}
+var prefixes = []string{"SENDER_", "INGEST_", "ZALO_", "KAFKA_", "SIM_", "ZNS_"}
 
-// zaloVariables are read by several programs, but not by each: one file of variables may serve them all.
-var zaloVariables = []string{
+// shared are variables that several programs read, but not each: one file of variables may serve them all.
+var shared = []string{
+	"ZNS_RESULT_PHONE", "ZNS_TRACE_URL",
 	"ZALO_API_URL", "ZALO_OA_API_URL", "ZALO_OAUTH_URL", "ZALO_APP_ID", "ZALO_APP_SECRET", "ZALO_OA_ID", "ZALO_OA_SECRET", "ZALO_ACCESS_TOKEN",
 }
 
@@ -31,7 +32,7 @@ func unknownVariables(names []string, seen map[string]bool) (warnings []string) 
 }
 
 func known(name string) bool {
-	return slices.Contains(zaloVariables, strings.TrimSuffix(name, "_FILE"))
+	return slices.Contains(shared, strings.TrimSuffix(name, "_FILE"))
 }
 
 // ours reports whether a variable has a prefix of which this program reads at least one: the sender's variables say
@@ -52,7 +53,7 @@ func ours(name string, seen map[string]bool) bool {
 
 func unknown(name string, seen map[string]bool) string {
 	text := "nothing reads " + name
-	if near, ok := nearest.Name(name, append(slices.Sorted(maps.Keys(seen)), zaloVariables...)); ok {
+	if near, ok := nearest.Name(name, append(slices.Sorted(maps.Keys(seen)), shared...)); ok {
 		text += "; did you mean " + near + "?"
 	}
 	return text

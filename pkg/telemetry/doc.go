@@ -4,7 +4,7 @@
 //	└─ process notification.requested            consumer, [Tracer.StartProcess]
 //	   └─ POST                                   client, one for each attempt, [Tracer.StartCall]
 //	      ├─ send zns.sent                       producer, [Tracer.StartSend]
-//	      └─ process zalo.callback               its parent is known from the tracking_id: [CallbackParent]
+//	      └─ POST /webhooks/zalo                 server, [Tracer.StartCallback]; the tracking_id names its parent
 //	         └─ send zns.delivered
 //
 // The span of an attempt's POST has an id derived from notification and attempt, [SendSpanID], instead of a random one.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -66,11 +67,11 @@ func deliver(t *testing.T, tracer *Tracer, r *kafka.Record) (callbackOf tracking
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx = trace.ContextWithRemoteSpanContext(context.Background(), CallbackParent(id))
-	ctx, callback := tracer.StartProcess(ctx, &kafka.Record{Topic: "zalo.callback"}, "zns-ingest", "")
-	_, delivered := tracer.StartSend(ctx, "zns.delivered", "event-2")
+	ctx, callback := tracer.StartCallback(context.Background(), CallbackParent(id), "/webhooks/zalo", time.Now())
+	traceparent, tracestate = TraceParent(ctx)
+	EndCallback(callback, 200)
+	_, delivered := tracer.StartSend(WithParent(context.Background(), traceparent, tracestate), "zns.delivered", "event-2")
 	delivered.End()
-	callback.End()
 	return id
 }
 
@@ -115,8 +116,8 @@ func TestOneTrace(t *testing.T) {
 				"process notification.requested > POST",
 				"process notification.requested > POST again",
 				"POST again > send zns.sent",
-				"process zalo.callback > send zns.delivered",
-				"POST again > process zalo.callback",
+				"POST again > POST /webhooks/zalo",
+				"POST /webhooks/zalo > send zns.delivered",
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
