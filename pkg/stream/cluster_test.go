@@ -257,6 +257,7 @@ func (w *world) read(topic string) []*kgo.Record {
 	}
 	cl := w.server.Client(w.t, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
+	defer cl.Close()
 	var all []*kgo.Record
 	for len(left) > 0 {
 		fs := cl.PollFetches(ctx)

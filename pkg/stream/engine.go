@@ -33,6 +33,10 @@ type Config struct {
 
 	// Step, for tests, is called at every step of a tick, a revoke and a restore, on the goroutine that does it.
 	Step func(Step)
+
+	// How often the end of the input is looked at, and for how long a transaction may hold it back before that is
+	// told: 5 s and 30 s. Only the package's tests set them.
+	inputEvery, inputHeldFor time.Duration
 }
 
 // callTimeout bounds every single call to a broker under the tick lock. A coordinator that loads can hold an offset
@@ -95,6 +99,8 @@ func New(cfg Config) (*Engine, error) {
 	cfg.SessionTimeout = or(cfg.SessionTimeout, 6*time.Second)
 	cfg.TransactionTimeout = or(cfg.TransactionTimeout, 10*time.Second)
 	cfg.DrainTimeout = or(cfg.DrainTimeout, 15*time.Second)
+	cfg.inputEvery = or(cfg.inputEvery, 5*time.Second)
+	cfg.inputHeldFor = or(cfg.inputHeldFor, 30*time.Second)
 	cfg.MaxRecords = or(cfg.MaxRecords, 2000)
 	cfg.MaxBytes = or(cfg.MaxBytes, 4<<20)
 	cfg.InstanceID = or(cfg.InstanceID, rand.Text()[:12])

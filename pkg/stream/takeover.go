@@ -16,8 +16,6 @@ const (
 	watchEvery   = 500 * time.Millisecond
 	takeoverWait = 1500 * time.Millisecond // a partition waits so long before somebody else's transaction is ended
 	seenFor      = time.Second             // and that transaction was open so long
-	inputEvery   = 5 * time.Second
-	inputHeldFor = 30 * time.Second
 )
 
 // openTxn is a transaction that somebody has open on a partition.
@@ -41,7 +39,7 @@ func (e *Engine) watch(ctx context.Context) {
 		} else if err := e.endDeadOwners(ctx, waiting, seen, ended); err != nil && e.quiet.pass("takeover") {
 			e.log.Warn("cannot look for transactions of dead owners, trying again", "err", err)
 		}
-		if time.Since(inputChecked) >= inputEvery {
+		if time.Since(inputChecked) >= e.cfg.inputEvery {
 			inputChecked = time.Now()
 			if err := e.checkInput(ctx, stable); err != nil && ctx.Err() == nil && e.quiet.pass("input") {
 				e.log.Warn("cannot look whether a transaction holds back the input, trying again", "err", err)
@@ -233,7 +231,7 @@ func (e *Engine) checkInput(ctx context.Context, stable map[int32]heldBack) erro
 			delete(stable, id)
 		case !known || was.stable != lso.Offset:
 			stable[id] = heldBack{lso.Offset, time.Now()}
-		case time.Since(was.since) >= inputHeldFor:
+		case time.Since(was.since) >= e.cfg.inputHeldFor:
 			long[id] = was.since
 			where.Add(e.cfg.Input, id)
 		}

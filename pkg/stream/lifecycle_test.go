@@ -1,0 +1,131 @@
+package stream_test
+
+import (
+	"bytes"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/pkg/kafka/kafkatest"
+	"github.com/znshub/znshub/pkg/stream"
+)
+
+// Run leaves no goroutine behind. Not parallel: it counts those of the whole process.
+func TestRunLeavesNothingBehind(t *testing.T) {
+	w := newWorld(t, kafkatest.Real(t, "the engine"), 4)
+	want := ids("a", 100)
+	w.publish(want...)
+	w.finishedBy(t, want)
+	stacks := func() (n int, text string) {
+		var b bytes.Buffer
+		pprof.Lookup("goroutine").WriteTo(&b, 2)
+		for _, g := range strings.Split(b.String(), "\n\n") {
+			// The test's own clients and provider are there before and after.
+			if strings.Contains(g, "pkg/stream.(*") {
+				n++
+				text += g + "\n\n"
+			}
+		}
+		return n, text
+	}
+	eventuallyNot := time.Now().Add(5 * time.Second)
+	for {
+		n, text := stacks()
+		if n == 0 {
+			break
+		}
+		if time.Now().After(eventuallyNot) {
+			t.Fatalf("%d goroutines of the engine are left:\n%s", n, text)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	before := runtime.NumGoroutine()
+	w.publish(ids("b", 50)...)
+	w.finishedBy(t, ids("b", 50))
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before+10; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			var b bytes.Buffer
+			pprof.Lookup("goroutine").WriteTo(&b, 1)
+			t.Fatalf("%d goroutines before a run, %d after:\n%s", before, runtime.NumGoroutine(), b.String())
+		}
+	}
+}
+
+// finishedBy runs a member until ids have ended.
+func (w *world) finishedBy(t *testing.T, ids []string) {
+	t.Helper()
+	m := w.run("one")
+	w.finished(ids, 30*time.Second)
+	if err := m.stop(t); err != nil {
+		t.Fatalf("Run: %v", err)
+	}
+	if s := m.Status(); len(s.Partitions) != 0 {
+		t.Errorf("it still owns %v", s.Partitions)
+	}
+	m.app.client.CloseIdleConnections()
+}
+
+// The embedded broker for development takes the same path.
+func TestOnTheFake(t *testing.T) {
+	t.Parallel()
+	fake, err := kfake.NewCluster(kafkatest.FakeOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fake.Close)
+	w := newWorld(t, &kafkatest.Server{Addr: strings.Join(fake.ListenAddrs(), ",")}, 4)
+	want := ids("a", 300)
+	w.publish(want...)
+	w.finishedBy(t, want)
+	more := ids("b", 100)
+	w.publish(append(more, want...)...)
+	w.finishedBy(t, more)
+	w.check(append(want, more...), 0)
+}
+
+// Repeated requests write nothing, and yet their offsets are committed before long: with a position of their own.
+func TestOffsetsOfWhatWritesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, kafkatest.Real(t, "the engine"), 1)
+	want := ids("a", 10)
+	w.publish(want...)
+	m := w.start("one")
+	w.finished(want, 20*time.Second)
+	w.publish(want...)
+	w.caughtUp(10 * time.Second)
+	m.stop()
+	if n := m.count("duplicate"); n != len(want) {
+		t.Errorf("%d duplicates, want %d", n, len(want))
+	}
+	w.check(want, 0)
+}
+
+// A caller's transaction that stays open on the input is told in Status, with the time since when.
+func TestInputHeldBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, kafkatest.Real(t, "the last stable offset"), 1)
+	hung := w.server.Client(t, kgo.TransactionalID(kafkatest.Name("caller")), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	m := w.run("one", func(_ *appConfig, sc *stream.Config) { stream.WatchInput(sc, 200*time.Millisecond, time.Second) })
+	m.ready(t, 1)
+	if err := hung.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := hung.ProduceSync(t.Context(), &kgo.Record{Topic: w.cfg.Input, Key: []byte("a-0"), Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	held := func() bool { return !m.Status().Partitions[0].HeldBack.IsZero() }
+	eventually(t, 20*time.Second, "Status tells", held)
+	if !strings.Contains(m.log.String(), "an open transaction holds back the input") {
+		t.Error("the log does not tell")
+	}
+	if err := hung.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	w.finished([]string{"a-0"}, 20*time.Second)
+	eventually(t, 20*time.Second, "Status tells no more", func() bool { return !held() })
+}
