@@ -103,7 +103,7 @@ func choose() (*Server, error) {
 		return nil, fmt.Errorf("%s=%q: want local or kfake", ChoiceEnv, choice)
 	}
 	if addr := os.Getenv(BrokersEnv); addr != "" {
-		return given(ctx, addr)
+		return Given(ctx, addr)
 	}
 	err := local.Available()
 	if err == nil {
@@ -126,8 +126,8 @@ func startLocal(ctx context.Context, opts local.Options) (*Server, error) {
 // LocalDescription is what Describe says of a local broker.
 func LocalDescription() string { return "Apache Kafka " + local.Version + " (local, from Maven)" }
 
-// given looks at the cluster that somebody else runs.
-func given(ctx context.Context, addr string) (*Server, error) {
+// Given describes a cluster that somebody else runs, at addr as KAFKA_BROKERS takes it. It fails when none answers.
+func Given(ctx context.Context, addr string) (*Server, error) {
 	s := &Server{Addr: addr, real: true}
 	client, err := kgo.NewClient(kgo.SeedBrokers(s.Brokers()...))
 	if err != nil {

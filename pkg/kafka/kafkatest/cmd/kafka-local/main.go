@@ -3,8 +3,8 @@
 //	go run ./pkg/kafka/kafkatest/cmd/kafka-local -- go test ./...
 //
 // The command gets KAFKA_BROKERS; the broker ends with it, and kafka-local exits with its exit code. Without a command
-// the broker runs until Ctrl-C. When KAFKA_BROKERS is set already that cluster is used, and where a local broker cannot
-// be started kafka-local says why and runs the command all the same: tests then fall back to a fake.
+// the broker runs until Ctrl-C. When KAFKA_BROKERS is set already that cluster is used, if it answers. Where a local
+// broker cannot be started kafka-local says why and runs the command all the same: tests then fall back to a fake.
 package main
 
 import (
@@ -45,7 +45,7 @@ func run() int {
 	defer cancel()
 
 	broker, env, err := start(ctx, local.Options{Heap: *heap, Properties: properties})
-	if err != nil && len(command) == 0 {
+	if err != nil && (len(command) == 0 || env == nil) {
 		fmt.Fprintln(os.Stderr, "kafka-local:", err)
 		return 1
 	}
@@ -66,13 +66,21 @@ func run() int {
 	return child(command, env, signals)
 }
 
-// start returns the broker, unless one is given or none is possible, and the variables that lead tests to it.
+// start returns the broker, unless one is given or none is possible, and the variables that lead tests to it; without
+// such variables the command must not run.
 func start(ctx context.Context, opts local.Options) (*local.Broker, []string, error) {
 	if given := os.Getenv(kafkatest.BrokersEnv); given != "" {
-		return nil, []string{kafkatest.BrokersEnv + "=" + given}, nil
+		s, err := kafkatest.Given(ctx, given)
+		if err != nil {
+			return nil, nil, err
+		}
+		return nil, []string{kafkatest.BrokersEnv + "=" + given, kafkatest.DescribeEnv + "=" + s.Describe()}, nil
 	}
 	if os.Getenv(kafkatest.ChoiceEnv) == "kfake" {
-		return nil, []string{kafkatest.ChoiceEnv + "=kfake"}, nil
+		return nil, []string{
+			kafkatest.ChoiceEnv + "=kfake",
+			kafkatest.DescribeEnv + "=kfake (a fake: " + kafkatest.ChoiceEnv + "=kfake)",
+		}, nil
 	}
 	b, err := local.Start(ctx, opts)
 	if err != nil {
