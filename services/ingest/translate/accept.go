@@ -1,0 +1,143 @@
+package translate
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/stream"
+	"github.com/znshub/znshub/pkg/trackingid"
+	"github.com/znshub/znshub/pkg/zalo"
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	"github.com/znshub/znshub/services/ingest/raw"
+)
+
+// headerMoved marks a callback that was written again to the partition where its state is, with where it first stood.
+const headerMoved = "zns-moved"
+
+// Accept takes one raw callback. What is published at once is committed together with its offset; what waits is
+// written to the ledger first.
+func (t *Translator) Accept(u *stream.Unit, r kafka.Record) {
+	if u.Partition() >= u.LedgerPartitions() {
+		t.move(u, r)
+		return
+	}
+	cb, err := zalo.ParseCallback(r.Value)
+	if err != nil {
+		t.count(u, "", Unreadable)
+		return
+	}
+	if cb.Kind != zalo.KindDelivery {
+		t.count(u, cb.Event, Raw)
+		return
+	}
+	id, err := trackingid.Decode(t.cfg.Cluster, cb.TrackingID)
+	foreign := errors.Is(err, trackingid.ErrForeign)
+	if foreign && !t.cfg.Foreign {
+		t.count(u, cb.Event, Foreign)
+		return
+	}
+	if u.Now().Sub(r.Time) > t.cfg.DedupeWindow {
+		t.count(u, cb.Event, Old)
+		return
+	}
+	rec := newReceipt(cb, r, id, foreign)
+	part := t.part(u.Partition())
+	if part.seen.has(rec.key) {
+		t.count(u, cb.Event, Duplicate)
+		return
+	}
+	part.seen.add(rec.key, r.Time)
+	u.OnAbort(func() { part.seen.remove(rec.key) })
+
+	if !foreign {
+		for _, s := range t.cfg.Sends.Find(u.Partition(), rec.key.id) {
+			rec.offer(s)
+		}
+	}
+	if rec.exact || foreign {
+		t.publish(u, rec)
+		return
+	}
+	t.wait(u, part, rec)
+}
+
+// newReceipt keeps what the event will need of a delivery callback.
+func newReceipt(cb zalo.Callback, r kafka.Record, id trackingid.ID, foreign bool) *receipt {
+	headers := kafka.DecodeHeaders(r)
+	dedupe := clean(cb.DedupeKeys()[0])
+	rec := &receipt{key: newKey(id.Notification, dedupe), at: -1, state: &ledgerv1.Receipt{
+		MinReader:      formatVersion,
+		DedupeKey:      dedupe,
+		State:          ledgerv1.ReceiptState_RECEIPT_STATE_WAITING,
+		CallbackMs:     raw.Received(r).UnixMilli(),
+		StoredMs:       r.Time.UnixMilli(),
+		CallbackOffset: r.Offset,
+		NotificationId: id.Notification[:],
+		MsgId:          clean(cb.MsgID),
+		TrackingId:     clean(cb.TrackingID),
+		Attempt:        id.Attempt,
+		OaId:           clean(cb.OAID),
+		Traceparent:    clean(headers.Traceparent),
+		Tracestate:     clean(headers.Tracestate),
+	}}
+	if foreign {
+		rec.key, rec.state.NotificationId = foreignKey(dedupe), nil
+	}
+	if !cb.DeliveryTime.IsZero() {
+		rec.state.DeliveryMs = cb.DeliveryTime.UnixMilli()
+	}
+	if isUserID(cb.RecipientID) {
+		rec.state.ZaloRecipientId = cb.RecipientID
+	}
+	subject := rec.state.GetMsgId()
+	if subject == "" {
+		subject = rec.key.id.String()
+	}
+	rec.state.EventId = subject + "/delivered/" + raw.Hash(r.Value)
+	return rec
+}
+
+// isUserID tells a Zalo user id, 15 digits or more, from a phone number, which has 15 at most with its country code
+// and in Vietnam 11, and from a phone's hash.
+func isUserID(s string) bool {
+	return len(s) > 15 && len(s) <= 32 && strings.Trim(s, "0123456789") == ""
+}
+
+// clean makes a string from the wire fit for protobuf and bounds it.
+func clean(s string) string {
+	const most = 512
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// wait writes the receipt to the ledger and has its notification watched once that is committed.
+func (t *Translator) wait(u *stream.Unit, part *partition, rec *receipt) {
+	p := u.Partition()
+	rec.waitUntil = u.Now().Add(t.cfg.JoinWait).Truncate(time.Millisecond)
+	rec.state.WaitUntilMs = rec.waitUntil.UnixMilli()
+	u.Ledger(rec.key.String(), marshal(rec.state))
+	part.add(rec)
+	u.OnAbort(func() { part.remove(rec) })
+	u.OnCommit(func() { t.cfg.Sends.Watch(p, rec.key.id) })
+	t.count(u, zalo.EventReceived, Waiting)
+}
+
+// move writes a callback that stands in a partition without a ledger to the one where its state is: somebody added
+// partitions to zalo.callback.
+func (t *Translator) move(u *stream.Unit, r kafka.Record) {
+	moved := kafka.Record{Topic: r.Topic, Partition: kafka.Murmur2Partition(r.Key, u.LedgerPartitions()), Time: r.Time, Key: r.Key, Value: r.Value}
+	moved.Headers = append(moved.Headers, r.Headers...)
+	moved.Headers = append(moved.Headers, kafka.Header{Key: headerMoved, Value: []byte(strconv.Itoa(int(r.Partition)) + "@" + strconv.FormatInt(r.Offset, 10))})
+	u.Publish(moved)
+	t.count(u, "", Moved)
+}
+
+// count tells what became of a callback once that is committed.
+func (t *Translator) count(u *stream.Unit, event string, r Result) {
+	u.OnCommit(func() { t.cfg.Counted(event, r) })
+}

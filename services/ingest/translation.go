@@ -1,0 +1,201 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/stream"
+	"github.com/znshub/znshub/proto/topic"
+	"github.com/znshub/znshub/services/ingest/sends"
+	"github.com/znshub/znshub/services/ingest/translate"
+	"github.com/znshub/znshub/services/ingest/webhook"
+)
+
+const (
+	minRetry = time.Second
+	maxRetry = 30 * time.Second
+	// steady is how long the translation must have run for its next failure to count as a new one.
+	steady = time.Minute
+)
+
+// checkAtStart refuses topics that are not as they must be. When nobody answers, the check is the translation's.
+func (g *Ingest) checkAtStart(ctx context.Context) error {
+	call, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	wrong, err := g.checkTopics(call)
+	if err != nil {
+		if ctx.Err() == nil {
+			g.log.Warn("Kafka does not answer; callbacks go to the local disk until it does", "error", err)
+		}
+		return nil
+	}
+	return wrong
+}
+
+// checkTopics returns what is wrong with the topics, and an error when the cluster could not be asked.
+func (g *Ingest) checkTopics(ctx context.Context) (wrong, err error) {
+	admin, err := kafka.NewAdmin(g.client...)
+	if err != nil {
+		return nil, err
+	}
+	defer admin.Close()
+	found, err := admin.Check(ctx, g.specs())
+	if err != nil {
+		return nil, err
+	}
+	if wrong := problems(found); wrong != nil {
+		return wrong, nil
+	}
+	return g.checkCounts(ctx, admin)
+}
+
+// checkCounts demands what the join rests on: a notification has the same partition number in all of these topics.
+func (g *Ingest) checkCounts(ctx context.Context, admin *kafka.Admin) (wrong, err error) {
+	t := g.cfg.Topics
+	topics, err := admin.Topics(ctx, t.Callback, t.Ledger, t.Sent, t.Failed, t.Unresolved)
+	if err != nil {
+		return nil, err
+	}
+	want := topics[t.Ledger].Partitions
+	for _, name := range []string{t.Callback, t.Sent, t.Failed, t.Unresolved} {
+		if got := topics[name].Partitions; got != want {
+			return fmt.Errorf("topic %s has %d partitions and %s has %d: receipts could not find their sends; make the topics anew with equal counts (zns topics ensure)",
+				name, got, t.Ledger, want), nil
+		}
+	}
+	return nil, nil
+}
+
+// specs are the contract's, under the names in use.
+func (g *Ingest) specs() []topic.Spec {
+	names := map[string]string{
+		topic.Callback: g.cfg.Topics.Callback, topic.CallbackLedger: g.cfg.Topics.Ledger, topic.Delivered: g.cfg.Topics.Delivered,
+		topic.Sent: g.cfg.Topics.Sent, topic.Failed: g.cfg.Topics.Failed, topic.Unresolved: g.cfg.Topics.Unresolved,
+	}
+	specs := topic.ForIngest()
+	for i := range specs {
+		s := &specs[i]
+		s.Name, s.Follows, s.Beside = names[s.Name], names[s.Follows], names[s.Beside]
+	}
+	return specs
+}
+
+// translation translates until ctx ends. Its failure never ends the receiving of callbacks.
+func (g *Ingest) translation(ctx context.Context) {
+	retry := minRetry
+	for {
+		began := time.Now()
+		err := g.translate(ctx)
+		if ctx.Err() != nil {
+			if err != nil {
+				g.log.Error("the translation of callbacks did not end cleanly", "error", err)
+			}
+			return
+		}
+		if time.Since(began) > steady {
+			retry = minRetry
+		}
+		g.log.Error("callbacks are received but not translated", "error", err, "next_try", retry)
+		select {
+		case <-time.After(retry):
+		case <-ctx.Done():
+			return
+		}
+		retry = min(2*retry, maxRetry)
+	}
+}
+
+// translate runs the engine once.
+func (g *Ingest) translate(ctx context.Context) error {
+	call, cancel := context.WithTimeout(ctx, startTimeout)
+	wrong, err := g.checkTopics(call)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("check the topics: %w", err)
+	}
+	if wrong != nil {
+		return wrong
+	}
+	var engine *stream.Engine
+	outcomes := sends.New(sends.Config{
+		Client: g.client, Sent: g.cfg.Topics.Sent, Failed: g.cfg.Topics.Failed, Unresolved: g.cfg.Topics.Unresolved,
+		Window: g.cfg.JoinWindow, Found: func() { engine.Wake() }, Log: g.log,
+	})
+	translator := translate.New(translate.Config{
+		Cluster: g.cfg.Cluster, Source: g.source, Topic: g.cfg.Topics.Delivered,
+		JoinWait: g.cfg.JoinWait, DedupeWindow: g.cfg.JoinWindow, Foreign: g.cfg.Foreign == "publish",
+		Sends: outcomes, Tracer: g.deps.Tracer, Log: g.log,
+		Counted: func(event string, r translate.Result) {
+			g.metrics.results.WithLabelValues(webhook.KnownEvent(event), string(r)).Inc()
+		},
+	})
+	engine, err = stream.New(stream.Config{
+		Client: g.client, Group: g.cfg.Group, Input: g.cfg.Topics.Callback, Ledger: g.cfg.Topics.Ledger,
+		InstanceID: g.cfg.InstanceID, Handler: translator, Log: g.log,
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range g.metrics.translator(translator, outcomes) {
+		if err := g.deps.Registerer.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+		defer g.deps.Registerer.Unregister(c)
+	}
+	// The side inputs are read until the engine has given its partitions up.
+	live, stop := context.WithCancel(context.WithoutCancel(ctx))
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		outcomes.Run(live)
+	}()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		g.watch(live, engine)
+	}()
+	err = engine.Run(ctx)
+	stop()
+	<-read
+	<-watched
+	return err
+}
+
+// watch keeps the metric of the translation, and its partitions' errors in the log.
+func (g *Ingest) watch(ctx context.Context, engine *stream.Engine) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	defer func() {
+		g.joined.Store(false)
+		g.metrics.up.Set(0)
+	}()
+	told := map[int32]string{}
+	for {
+		status := engine.Status()
+		up := status.Joined
+		for _, p := range status.Partitions {
+			if p.Err == nil {
+				delete(told, p.Partition)
+				continue
+			}
+			up = false
+			if told[p.Partition] != p.Err.Error() {
+				told[p.Partition] = p.Err.Error()
+				g.log.Error("a partition of callbacks is not translated", "partition", p.Partition, "error", p.Err)
+			}
+		}
+		g.joined.Store(status.Joined)
+		if up {
+			g.metrics.up.Set(1)
+		} else {
+			g.metrics.up.Set(0)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
