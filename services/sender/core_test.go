@@ -382,6 +382,7 @@ func (c *core) callback(id uuid.UUID, trackingID string) {
 
 // readerPassed says that every callback stored until now was read.
 func (c *core) readerPassed() {
+	c.pass(time.Second) // a policy that may not act yet is asked again a little later
 	r := c.h.callbacks
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -51,7 +51,8 @@ type Sender struct {
 	engine   *stream.Engine
 	h        *handler
 	client   *zalo.Client
-	admin    *kgo.Client
+	topics   *kafka.Admin
+	admin    *kgo.Client // for what topics does not ask
 	cfg      Config
 	settings settings
 }
@@ -82,6 +83,10 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	if s.admin, err = kgo.NewClient(append([]kgo.Opt{kgo.ClientID(cfg.Group + "-" + svc.Instance + "-admin"), kgo.MetadataMinAge(100 * time.Millisecond)}, client...)...); err != nil {
 		return nil, fmt.Errorf("open the admin client: %w", err)
 	}
+	if s.topics, err = kafka.NewAdmin(client...); err != nil {
+		s.admin.Close()
+		return nil, err
+	}
 	h := &handler{
 		settings: settings, log: svc.Log, metrics: newMetrics(svc.Registry), parts: map[int32]*partition{},
 		rules: rules{
@@ -102,6 +107,7 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 		Handler: h, Log: svc.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: extras.Step,
 	})
 	if err != nil {
+		s.topics.Close()
 		s.admin.Close()
 		return nil, err
 	}
@@ -113,8 +119,12 @@ const watchFailed = 24 * time.Hour
 
 // Run is [Run] of a sender that New made. It may be called once.
 func (s *Sender) Run(ctx context.Context) error {
+	defer s.topics.Close()
 	defer s.admin.Close()
 	defer s.client.Close()
+	if err := s.checkTopics(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
 	// What serves the engine works on until that has stopped.
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var serving sync.WaitGroup
@@ -128,6 +138,33 @@ func (s *Sender) Run(ctx context.Context) error {
 	defer cancel()
 	s.h.dispatch.wait(waitCtx)
 	return err
+}
+
+// checkTopics refuses to start on topics that are missing or not as they must be, and says what mends them. It waits
+// for brokers that are away.
+func (s *Sender) checkTopics(ctx context.Context) error {
+	for wait := time.Second; ; wait = min(2*wait, 10*time.Second) {
+		problems, err := s.topics.Check(ctx, topic.ForSender(s.cfg.Topic))
+		if err == nil {
+			var fatal []error
+			for _, p := range problems {
+				if p.Warning {
+					s.h.log.Warn("topic is not as it should be", "problem", p.String())
+				} else {
+					fatal = append(fatal, errors.New(p.String()))
+				}
+			}
+			return errors.Join(fatal...)
+		}
+		if ctx.Err() == nil {
+			s.h.log.Warn("no broker answers, trying again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
 }
 
 // Ready reports whether the sender works; the error says why not.
