@@ -25,6 +25,7 @@ type Collector struct {
 	mu      sync.Mutex // guards what follows
 	events  map[string][]Event
 	ids     map[string]map[string]bool // topic: ids seen
+	failed  []*kgo.Record
 	letters []*kgo.Record
 	bad     []string
 }
@@ -74,6 +75,9 @@ func (c *Collector) take(r *kgo.Record) {
 	if err != nil {
 		c.bad = append(c.bad, fmt.Sprintf("%s %d/%d: %v", r.Topic, r.Partition, r.Offset, err))
 		return
+	}
+	if r.Topic == topic.Failed {
+		c.failed = append(c.failed, r)
 	}
 	c.events[r.Topic] = append(c.events[r.Topic], e)
 	if c.ids[r.Topic] == nil {
@@ -130,8 +134,10 @@ func decodeEvent(r *kgo.Record) (Event, error) {
 
 // Counts is how many different ids each topic has shown so far.
 type Counts struct {
-	Sent, Failed, Unresolved, Delivered, Ended int // Ended: sent or failed
-	Letters                                    int
+	Sent, Failed, Unresolved, Delivered int
+	Ended                               int // sent or failed
+	Open                                int // unresolved and neither sent nor failed
+	Letters                             int // records, not ids
 }
 
 // Counts returns the current numbers.
@@ -146,6 +152,11 @@ func (c *Collector) Counts() Counts {
 	for id := range c.ids[topic.Failed] {
 		if !c.ids[topic.Sent][id] {
 			n.Ended++
+		}
+	}
+	for id := range c.ids[topic.Unresolved] {
+		if !c.ids[topic.Sent][id] && !c.ids[topic.Failed][id] {
+			n.Open++
 		}
 	}
 	return n
@@ -185,6 +196,13 @@ func (c *Collector) Letters() []*kgo.Record {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.letters)
+}
+
+// Failed returns the records of zns.failed so far, as they are.
+func (c *Collector) Failed() []*kgo.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.failed)
 }
 
 // Err tells of records that no consumer could use: undecodable, or without the promised headers.

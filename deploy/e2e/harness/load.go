@@ -81,7 +81,7 @@ func (l *Load) Message(i int, q Request) *notificationv1.NotificationRequested {
 }
 
 // Phone is a phone number of its own for each index below ten million.
-func Phone(i int) string { return fmt.Sprintf("+8490%07d", i%10_000_000) }
+func Phone(i int) string { return fmt.Sprintf("+8491%07d", i%10_000_000) }
 
 // TemplateID is a template that the simulator knows, with the parameters that TemplateData fills.
 const TemplateID = "643118"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -180,6 +181,23 @@ func (s *System) Stop(ctx context.Context) error {
 	}
 	stopping.Wait()
 	problems = append(problems, s.Ingest.Terminate(ctx), s.Sim.Terminate(ctx))
+	return errors.Join(problems...)
+}
+
+// secret matches what no log may hold: the phone numbers of Load in any form, and the system's tokens.
+var secret = regexp.MustCompile(`(?:\b(?:\+?84|0)91\d{7}\b)|` + regexp.QuoteMeta(AccessToken) + `|` + regexp.QuoteMeta(OASecret) + `|Nguyễn`)
+
+// Secrets is an error when a program wrote personal data or a token into its log. It does not repeat what it found.
+func (s *System) Secrets() error {
+	var problems []error
+	for _, p := range s.Processes() {
+		for line := range strings.SplitSeq(p.Log(), "\n") {
+			if secret.MatchString(line) {
+				problems = append(problems, fmt.Errorf("the log of %s holds a phone number, a name or a token: %s", p.Name, secret.ReplaceAllString(line, "█")))
+				break
+			}
+		}
+	}
 	return errors.Join(problems...)
 }
 
