@@ -60,6 +60,7 @@ func (s *Sends) read(ctx context.Context, k Kind, parts map[int32]*partition) er
 		return err
 	}
 	defer r.Close()
+	s.take(k, parts, nil, r.Positions()) // an empty topic has been seen to its end
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
