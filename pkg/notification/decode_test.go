@@ -110,6 +110,16 @@ func TestNumbersAsWritten(t *testing.T) {
 	}
 }
 
+func TestEscapes(t *testing.T) {
+	req, err := Decode(record([]byte(`{"text": "\ud83d\ude00 \u0041 \\ud83d \"\/\n", "reference": "` + "\U0001F600" + `"}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "\U0001F600 A \\ud83d \"/\n"; req.Text != want || req.Reference != "\U0001F600" {
+		t.Errorf("got %q, %q, want %q", req.Text, req.Reference, want)
+	}
+}
+
 func TestUnknownProtobufFieldsAreKept(t *testing.T) {
 	value := protowire.AppendTag(marshal(t, valid()), 99, protowire.BytesType)
 	value = protowire.AppendString(value, "from a newer publisher")
@@ -141,6 +151,7 @@ func TestBrokenJSON(t *testing.T) {
 		"text behind":            {`"reference": "x"} SECRET`, Malformed, "", []string{"follows"}},
 		"bad UTF-8":              {`"reference": "` + "\xff" + `"}`, Malformed, "", []string{"not valid Unicode", "byte 74"}},
 		"half a surrogate":       {`"reference": "\ud83d x"}`, Malformed, "", []string{"not valid Unicode"}},
+		"surrogate, then letter": {`"reference": "\ud83d\u0041"}`, Malformed, "", []string{"not valid Unicode"}},
 		"low surrogate first":    {`"reference": "\ude00\ud83d"}`, Malformed, "", []string{"not valid Unicode"}},
 		"deep":                   {`"labels": ` + deep + `}`, Malformed, "", []string{"deeper than 16"}},
 		"deep and unknown":       {`"zzzzz": ` + deep + `}`, Malformed, "", []string{"deeper than 16"}},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -298,11 +299,17 @@ func TestPayloadHashSeesNoSpelling(t *testing.T) {
 	}
 
 	a, b := valid(), valid()
-	a.ProtoReflect().SetUnknown(append(protowireString(98, "x"), protowireString(99, "y")...))
-	b.ProtoReflect().SetUnknown(append(protowireString(99, "y"), protowireString(98, "x")...))
+	var up, down []byte
+	for i := range protowire.Number(10) {
+		up = append(up, protowireString(90+i, "x")...)
+		down = append(down, protowireString(99-i, "x")...)
+	}
+	a.ProtoReflect().SetUnknown(up)
+	b.ProtoReflect().SetUnknown(down)
 	if PayloadHash(a) != PayloadHash(b) {
 		t.Error("the order of unknown fields makes a difference")
 	}
+	a.ProtoReflect().SetUnknown(append(protowireString(98, "x"), protowireString(99, "y")...))
 	b.ProtoReflect().SetUnknown(append(protowireString(98, "y"), protowireString(99, "x")...))
 	if PayloadHash(a) == PayloadHash(b) {
 		t.Error("the content of unknown fields makes no difference")

@@ -54,7 +54,9 @@ func TestMain(m *testing.M) {
 // program starts the test binary as a program and returns it with its log.
 func program(t *testing.T, how string, env ...string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // else a program that does not stop hangs the test
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), append(env, "SERVICE_TEST_PROGRAM="+how, "ADMIN_ADDR=127.0.0.1:0")...)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
