@@ -63,7 +63,7 @@ func NewSystem(cfg Config) (*System, error) {
 	}
 	s.Sim = s.process(ZaloSim, ZaloSim, simAdmin, []string{
 		"SIM_ADDR=" + simAddr,
-		"SIM_WEBHOOK_URL=" + s.WebhookURL,
+		"SIM_CALLBACK_URL=" + s.WebhookURL,
 		"ZALO_APP_ID=" + AppID, "ZALO_OA_ID=" + OAID, "ZALO_OA_SECRET=" + OASecret, "ZALO_ACCESS_TOKEN=" + AccessToken,
 	}, cfg.SimEnv)
 	s.Ingest = s.process(Ingest, Ingest, ingestAdmin, []string{
