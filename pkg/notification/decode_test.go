@@ -152,6 +152,7 @@ func TestBrokenJSON(t *testing.T) {
 		"bad UTF-8":              {`"reference": "` + "\xff" + `"}`, Malformed, "", []string{"not valid Unicode", "byte 74"}},
 		"half a surrogate":       {`"reference": "\ud83d x"}`, Malformed, "", []string{"not valid Unicode"}},
 		"surrogate, then letter": {`"reference": "\ud83d\u0041"}`, Malformed, "", []string{"not valid Unicode"}},
+		"two high surrogates":    {`"reference": "\ud83d\ud83d"}`, Malformed, "", []string{"not valid Unicode"}},
 		"low surrogate first":    {`"reference": "\ude00\ud83d"}`, Malformed, "", []string{"not valid Unicode"}},
 		"deep":                   {`"labels": ` + deep + `}`, Malformed, "", []string{"deeper than 16"}},
 		"deep and unknown":       {`"zzzzz": ` + deep + `}`, Malformed, "", []string{"deeper than 16"}},
