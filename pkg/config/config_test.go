@@ -37,7 +37,6 @@ type sender struct {
 	Key      int           `env:"SENDER_KEY" secret:"true" help:"a secret number"`
 
 	Derived string // no variable
-	ignored string
 }
 
 func (s *sender) Validate() error {

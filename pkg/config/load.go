@@ -134,7 +134,7 @@ func (l *loader) load(v reflect.Value) {
 	if len(l.problems) > before {
 		return // its complaints would be about what is missing already
 	}
-	if validator, ok := v.Addr().Interface().(interface{ Validate() error }); ok {
+	if validator, ok := reflect.TypeAssert[interface{ Validate() error }](v.Addr()); ok {
 		for _, err := range flatten(validator.Validate()) {
 			l.problem("", err.Error())
 		}
@@ -266,7 +266,7 @@ func flatten(err error) []error {
 	if err == nil {
 		return nil
 	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // only an outermost join is taken apart
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}

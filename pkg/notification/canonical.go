@@ -128,7 +128,7 @@ var (
 )
 
 func collect(into map[protoreflect.FullName][]protoreflect.FieldDescriptor, md protoreflect.MessageDescriptor) map[protoreflect.FullName][]protoreflect.FieldDescriptor {
-	var fields []protoreflect.FieldDescriptor
+	fields := make([]protoreflect.FieldDescriptor, 0, md.Fields().Len())
 	for i := range md.Fields().Len() {
 		fd := md.Fields().Get(i)
 		fields = append(fields, fd)

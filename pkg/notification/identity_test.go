@@ -337,7 +337,7 @@ func TestCanonicalIsWireFormat(t *testing.T) {
 
 func TestExpiry(t *testing.T) {
 	at := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(recordTime.Add(d)) }
-	ttl := func(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
+	ttl := durationpb.New
 	defaults := func(c notificationv1.Category) time.Duration {
 		return map[notificationv1.Category]time.Duration{notificationv1.Category_CATEGORY_OTP: 5 * time.Minute, notificationv1.Category_CATEGORY_TRANSACTION: 24 * time.Hour}[c]
 	}

@@ -3,6 +3,7 @@ package notification
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -59,7 +60,7 @@ func (r *jsonReader) violation(field, rule, format string, args ...any) {
 
 func (r *jsonReader) token() (json.Token, error) {
 	tok, err := r.dec.Token()
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, fmt.Errorf("broken JSON: it breaks off at byte %d", r.dec.InputOffset())
 	}
 	if err != nil { // the text of encoding/json's errors quotes the input

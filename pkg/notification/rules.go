@@ -99,19 +99,19 @@ var rules = []Rule{
 			fail("not a UUID of the form 018f3c5e-7b1a-7c3e-9c39-5c1f1b9f2a10: %s", shape(in.NotificationId))
 		}
 	}},
-	maxBytes("idempotency_key", MaxKeyBytes, (*req).GetIdempotencyKey),
+	maxBytes("idempotency_key", MaxKeyBytes, (*message).GetIdempotencyKey),
 	{"source", "required", "Set when idempotency_key or collapse_key is.", func(in *input, fail failer) {
 		if in.Source == "" && (in.IdempotencyKey != "" || in.CollapseKey != "") {
 			fail("missing: idempotency_key and collapse_key belong to a source such as order-service")
 		}
 	}},
-	maxBytes("source", MaxSourceBytes, (*req).GetSource),
+	maxBytes("source", MaxSourceBytes, (*message).GetSource),
 	{"source", "one_line", "No line breaks or other control characters.", func(in *input, fail failer) {
 		if strings.ContainsFunc(in.Source, unicode.IsControl) {
 			fail("has control characters; give the service's name")
 		}
 	}},
-	digits("oa_id", (*req).GetOaId),
+	digits("oa_id", (*message).GetOaId),
 	{"recipient", "required", "A recipient with phone, phone_sha256 or user_id.", func(in *input, fail failer) {
 		if r := in.Recipient; r.GetPhone() == "" && r.GetPhoneSha256() == "" && r.GetUserId() == "" {
 			fail("missing: set recipient.phone, for example 0987654321")
@@ -139,13 +139,13 @@ var rules = []Rule{
 			fail("not a SHA-256 of 64 hexadecimal characters: %s; hash the number as 84987654321", shape(s))
 		}
 	}},
-	digits("recipient.user_id", func(r *req) string { return r.GetRecipient().GetUserId() }),
+	digits("recipient.user_id", func(r *message) string { return r.GetRecipient().GetUserId() }),
 	{"template_id", "required", "Set for the channels PHONE and USER_TEMPLATE.", func(in *input, fail failer) {
 		if in.TemplateId == "" && (in.byPhone || slices.Contains(in.Channels, notificationv1.Channel_CHANNEL_USER_TEMPLATE)) {
 			fail("missing: give Zalo's id of the template, for example 643118")
 		}
 	}},
-	maxBytes("template_id", maxProviderBytes, (*req).GetTemplateId),
+	maxBytes("template_id", maxProviderBytes, (*message).GetTemplateId),
 	{"template_id", "one_line", "No white space or control characters.", func(in *input, fail failer) {
 		if strings.ContainsFunc(in.TemplateId, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
 			fail("has white space: %s; give Zalo's id of the template, for example 643118", shape(in.TemplateId))
@@ -164,7 +164,7 @@ var rules = []Rule{
 			fail("has %d characters; at most %d are taken", utf8.RuneCountInString(in.Text), MaxText)
 		}
 	}},
-	enum("category", (*req).GetCategory),
+	enum("category", (*message).GetCategory),
 	{"not_before", "range", "A valid time, at most 30 days after the record's.", func(in *input, fail failer) {
 		if checkTime(in.NotBefore, fail) && in.NotBefore.AsTime().After(in.at.Add(MaxNotBefore)) {
 			fail("%s ahead; at most 30 days are taken", ahead(in.NotBefore, in.at))
@@ -181,26 +181,26 @@ var rules = []Rule{
 			fail("not after not_before: the request could never be sent")
 		}
 	}},
-	life("ttl", (*req).GetTtl),
-	life("deliver_within", (*req).GetDeliverWithin),
-	enum("on_unknown", (*req).GetOnUnknown),
-	maxBytes("ordering_key", MaxKeyBytes, (*req).GetOrderingKey),
-	maxBytes("collapse_key", MaxKeyBytes, (*req).GetCollapseKey),
-	maxBytes("journey_key", MaxKeyBytes, (*req).GetJourneyKey),
-	maxBytes("campaign_id", MaxKeyBytes, (*req).GetCampaignId),
-	maxBytes("reference", MaxKeyBytes, (*req).GetReference),
-	maxBytes("customer_id", MaxKeyBytes, (*req).GetCustomerId),
-	bag("labels", (*req).GetLabels),
-	bag("fallback", (*req).GetFallback),
-	enum("mode", (*req).GetMode),
+	life("ttl", (*message).GetTtl),
+	life("deliver_within", (*message).GetDeliverWithin),
+	enum("on_unknown", (*message).GetOnUnknown),
+	maxBytes("ordering_key", MaxKeyBytes, (*message).GetOrderingKey),
+	maxBytes("collapse_key", MaxKeyBytes, (*message).GetCollapseKey),
+	maxBytes("journey_key", MaxKeyBytes, (*message).GetJourneyKey),
+	maxBytes("campaign_id", MaxKeyBytes, (*message).GetCampaignId),
+	maxBytes("reference", MaxKeyBytes, (*message).GetReference),
+	maxBytes("customer_id", MaxKeyBytes, (*message).GetCustomerId),
+	bag("labels", (*message).GetLabels),
+	bag("fallback", (*message).GetFallback),
+	enum("mode", (*message).GetMode),
 }
 
 type (
-	req    = notificationv1.NotificationRequested
-	failer = func(format string, args ...any)
+	message = notificationv1.NotificationRequested
+	failer  = func(format string, args ...any)
 )
 
-func maxBytes(field string, limit int, get func(*req) string) Rule {
+func maxBytes(field string, limit int, get func(*message) string) Rule {
 	return Rule{field, "size", fmt.Sprintf("At most %d bytes of UTF-8.", limit), func(in *input, fail failer) {
 		if n := len(get(in.NotificationRequested)); n > limit {
 			fail("has %d bytes; at most %d are taken", n, limit)
@@ -208,7 +208,7 @@ func maxBytes(field string, limit int, get func(*req) string) Rule {
 	}}
 }
 
-func digits(field string, get func(*req) string) Rule {
+func digits(field string, get func(*message) string) Rule {
 	return Rule{field, "digits", fmt.Sprintf("Decimal digits, at most %d.", maxProviderBytes), func(in *input, fail failer) {
 		if s := get(in.NotificationRequested); len(s) > maxProviderBytes || strings.Trim(s, "0123456789") != "" {
 			fail("not an id of decimal digits: %s", shape(s))
@@ -216,7 +216,7 @@ func digits(field string, get func(*req) string) Rule {
 	}}
 }
 
-func enum[E protoreflect.Enum](field string, get func(*req) E) Rule {
+func enum[E protoreflect.Enum](field string, get func(*message) E) Rule {
 	values := (*new(E)).Descriptor().Values()
 	return Rule{field, "enum", "One of " + enumNames(values) + ".", func(in *input, fail failer) {
 		if n := get(in.NotificationRequested).Number(); n != 0 && values.ByNumber(n) == nil {
@@ -225,7 +225,7 @@ func enum[E protoreflect.Enum](field string, get func(*req) E) Rule {
 	}}
 }
 
-func life(field string, get func(*req) *durationpb.Duration) Rule {
+func life(field string, get func(*message) *durationpb.Duration) Rule {
 	return Rule{field, "range", "Between 1 second and 30 days.", func(in *input, fail failer) {
 		d := get(in.NotificationRequested)
 		if d != nil && (!d.IsValid() || d.AsDuration() < MinTTL || d.AsDuration() > MaxTTL) {
@@ -234,7 +234,7 @@ func life(field string, get func(*req) *durationpb.Duration) Rule {
 	}}
 }
 
-func bag(field string, get func(*req) map[string]string) Rule {
+func bag(field string, get func(*message) map[string]string) Rule {
 	return Rule{field, "size", "At most 16 entries, names and values together at most 4 KiB.", func(in *input, fail failer) {
 		entries, size := get(in.NotificationRequested), 0
 		for k, v := range entries {

@@ -67,8 +67,8 @@ func Main(p Program) int {
 func run(p Program, args, environ []string, stdout io.Writer, stderr *os.File) int {
 	var cfg Config
 	settings := append([]any{&cfg}, p.Settings...)
-	for _, arg := range args {
-		switch arg {
+	if len(args) > 0 {
+		switch args[0] {
 		case "-h", "--help", "help":
 			usage(stdout, p, settings)
 			return exitOK
@@ -76,7 +76,7 @@ func run(p Program, args, environ []string, stdout io.Writer, stderr *os.File) i
 			fmt.Fprintf(stdout, "%s %s\n", p.Name, Version())
 			return exitOK
 		}
-		fmt.Fprintf(stderr, "%s: unknown argument %q; settings are environment variables, see %s --help\n", p.Name, arg, p.Name)
+		fmt.Fprintf(stderr, "%s: unknown argument %q; settings are environment variables, see %s --help\n", p.Name, args[0], p.Name)
 		return exitUsage
 	}
 	loaded, err := config.LoadFrom(environ, settings...)
@@ -107,7 +107,7 @@ func run(p Program, args, environ []string, stdout io.Writer, stderr *os.File) i
 func start(ctx context.Context, s *Service, cfg Config, p Program) (err error) {
 	s.collectProcess()
 	defer func() {
-		cleanupCtx, cancel := context.WithTimeout(context.Background(), cfg.ShutdownTimeout)
+		cleanupCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownTimeout)
 		defer cancel()
 		if cleanupErr := s.Close(cleanupCtx); cleanupErr != nil {
 			err = errors.Join(err, fmt.Errorf("clean up: %w", cleanupErr))
@@ -161,7 +161,7 @@ func NewLogger(w *os.File, format LogFormat, level slog.Level) *slog.Logger {
 	info, err := w.Stat()
 	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0
 	if format == "text" || format == "auto" && terminal {
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly + ".000", NoColor: !terminal || os.Getenv("NO_COLOR") != ""}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly + ".000", NoColor: !terminal || os.Getenv("NO_COLOR") != ""}))
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }

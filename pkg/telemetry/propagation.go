@@ -25,13 +25,14 @@ func (h *Headers) Get(key string) string {
 
 // Set replaces every header named key by one.
 func (h *Headers) Set(key, value string) {
-	kept := make(Headers, 0, len(*h)+1)
+	others := make(Headers, 0, len(*h)+1) // a new one: the record's own headers are not to change
 	for _, header := range *h {
 		if header.Key != key {
-			kept = append(kept, header)
+			others = append(others, header)
 		}
 	}
-	*h = append(kept, kafka.Header{Key: key, Value: []byte(value)})
+	others = append(others, kafka.Header{Key: key, Value: []byte(value)})
+	*h = others
 }
 
 // Keys returns the names of all headers.

@@ -148,7 +148,7 @@ func TestAttributes(t *testing.T) {
 	for i, want := range want {
 		got := map[string]string{}
 		for _, a := range spans[i].Attributes {
-			got[string(a.Key)] = a.Value.Emit()
+			got[string(a.Key)] = a.Value.String()
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", spans[i].Name, diff)

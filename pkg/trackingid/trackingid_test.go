@@ -84,7 +84,7 @@ func TestDecodeForeign(t *testing.T) {
 	}
 	for name, tc := range cases {
 		_, err := Decode("prod", tc.s)
-		if err != tc.want || !errors.Is(err, ErrForeign) {
+		if !errors.Is(err, tc.want) || !errors.Is(err, ErrForeign) {
 			t.Errorf("%s: got %v, want %v", name, err, tc.want)
 		}
 	}
