@@ -44,7 +44,7 @@ type Range struct {
 
 // ParseRange reads "50ms" (always), "10ms..80ms" (even) or "50ms~400ms" (lognormal: median and 99th percentile).
 func ParseRange(s string) (Range, error) {
-	low, high, skewed := s, "", false
+	low, high, skewed := s, s, false
 	if a, b, ok := strings.Cut(s, ".."); ok {
 		low, high = a, b
 	} else if a, b, ok := strings.Cut(s, "~"); ok {
@@ -53,10 +53,7 @@ func ParseRange(s string) (Range, error) {
 	var r Range
 	var err error
 	if r.Low, err = time.ParseDuration(strings.TrimSpace(low)); err == nil {
-		r.High = r.Low
-		if high != "" {
-			r.High, err = time.ParseDuration(strings.TrimSpace(high))
-		}
+		r.High, err = time.ParseDuration(strings.TrimSpace(high))
 	}
 	r.Skewed = skewed
 	if err == nil && (r.Low < 0 || r.High < r.Low || skewed && r.Low == 0) {
