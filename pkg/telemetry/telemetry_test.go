@@ -2,6 +2,9 @@ package telemetry
 
 import (
 	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strings"
@@ -291,6 +294,32 @@ func TestSetup(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestExport reads what an OTLP collector gets.
+func TestExport(t *testing.T) {
+	bodies := make(chan string, 10)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		bodies <- r.URL.Path + " " + string(body)
+	}))
+	defer collector.Close()
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
+	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "team=logistics")
+	tracer, shutdown, err := Setup(t.Context(), Service{Name: "sender", Version: "1.2.3", Instance: "sender-0", Cluster: "prod"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deliver(t, tracer, request())
+	if err := shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	body := <-bodies
+	for _, want := range []string{"/v1/traces ", "service.name", "sender", "1.2.3", "sender-0", "deployment.environment.name", "prod", "logistics", "process notification.requested", "POST /webhooks/zalo"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the collector got no %q", want)
+		}
 	}
 }
 
