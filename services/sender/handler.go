@@ -92,7 +92,7 @@ func (h *handler) Restored(p int32) {
 	now := time.Now()
 	n := len(pt.restoring)
 	orphans, broken := h.rebuild(pt, now)
-	h.log.Info("partition restored", "partition", p, "waiting", n-orphans, "unknown", orphans, "finished", len(pt.done))
+	h.log.Info("notifications restored", "partition", p, "waiting", n-orphans, "unknown", orphans, "finished", len(pt.done))
 	if broken > 0 {
 		h.log.Error("ledger entries cannot be read and are left alone", "partition", p, "entries", broken)
 	}

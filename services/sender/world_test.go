@@ -40,6 +40,7 @@ type provider struct {
 	mu     sync.Mutex
 	script func(p post) answer
 	posts  []post
+	seen   map[string]int
 }
 
 type post struct {
@@ -64,7 +65,7 @@ type answer struct {
 }
 
 func newProvider(t *testing.T) *provider {
-	p := &provider{script: func(post) answer { return answer{} }}
+	p := &provider{script: func(post) answer { return answer{} }, seen: map[string]int{}}
 	p.Server = httptest.NewServer(http.HandlerFunc(p.serve))
 	t.Cleanup(func() {
 		p.CloseClientConnections()
@@ -81,12 +82,8 @@ func (p *provider) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	in.Key, in.At = in.TemplateData["key"], time.Now()
 	p.mu.Lock()
-	in.Attempt = 1
-	for _, o := range p.posts {
-		if o.Key == in.Key {
-			in.Attempt++
-		}
-	}
+	p.seen[in.Key]++
+	in.Attempt = p.seen[in.Key]
 	a := p.script(in)
 	in.Took = a.code == 0 && a.status == 0
 	p.posts = append(p.posts, in)
@@ -163,6 +160,8 @@ func (l *logBuffer) String() string {
 	return string(l.b)
 }
 
+var sharedTopics sync.Mutex
+
 func newWorld(t *testing.T, partitions int32, env ...string) *world {
 	t.Helper()
 	return newWorldOn(t, kafkatest.Broker(t), partitions, env...)
@@ -186,11 +185,10 @@ func newWorldOn(t *testing.T, server *kafkatest.Server, partitions int32, env ..
 	if _, err := w.admin.Ensure(ctx, topic.ForInput(w.input), partitions, 1); err != nil {
 		t.Fatal(err)
 	}
-	shared := []topic.Spec{}
-	for _, s := range topic.ForSender(w.input)[3:] {
-		shared = append(shared, s)
-	}
-	if _, err := w.admin.Ensure(ctx, shared, 4, 1); err != nil {
+	sharedTopics.Lock() // who finds them made does not wait until they can be used
+	_, err = w.admin.Ensure(ctx, topic.ForSender(w.input)[3:], 4, 1)
+	sharedTopics.Unlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if w.writer, err = kafka.NewWriter(opts...); err != nil {
@@ -347,6 +345,24 @@ func (w *world) deadLetters() []kafka.Record {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return append([]kafka.Record(nil), w.dlq...)
+}
+
+// readAll reads a topic to its end.
+func (w *world) readAll(name string, f func(kafka.Record)) {
+	w.t.Helper()
+	opts, err := kafka.Config{Brokers: w.server.Brokers()}.Options()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	err = kafka.ReadToEnd(ctx, kafka.ReaderConfig{Client: opts, Topic: name}, func(r kafka.Record) error {
+		f(r)
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // eventually waits until ok is true.
