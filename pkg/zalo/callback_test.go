@@ -11,7 +11,7 @@ import (
 )
 
 func TestParseCallback(t *testing.T) {
-	at := func(ms int64) time.Time { return time.UnixMilli(ms) }
+	at := time.UnixMilli
 	for _, tt := range []struct {
 		name, body string
 		want       Callback

@@ -207,7 +207,7 @@ func (c *Client) send(ctx context.Context, req *SendRequest) Result {
 		// Judged by its status alone; the connection is not used again, since the rest is not read.
 		body = nil
 	}
-	return classify(HostBusiness, resp.StatusCode, resp.Header, body)
+	return classify(resp.StatusCode, resp.Header, body)
 }
 
 func (c *Client) request(ctx context.Context, token string, req *SendRequest) (*http.Request, error) {
@@ -277,7 +277,7 @@ func failed(err error, bytesOf *ledgerOfBytes) Result {
 // brokenBody judges an answer whose header came and whose body did not come to its end. The status alone can say
 // enough: a gateway's refusal or its 5xx.
 func brokenBody(resp *http.Response, err error) Result {
-	r := classify(HostBusiness, resp.StatusCode, resp.Header, nil)
+	r := classify(resp.StatusCode, resp.Header, nil)
 	if r.Outcome == Unknown && r.Cause == CauseUnreadable {
 		r.Cause = causeOf(err, true)
 	}

@@ -76,7 +76,7 @@ func TestSendOnTheWire(t *testing.T) {
 				t.Fatalf("%+v", r)
 			}
 			got := s.request(t, 0)
-			if got.Method != "POST" || got.URL.Path != tt.path || strings.TrimSpace(got.body) != tt.body {
+			if got.Method != http.MethodPost || got.URL.Path != tt.path || strings.TrimSpace(got.body) != tt.body {
 				t.Errorf("%s %s\n got %s\nwant %s", got.Method, got.URL.Path, got.body, tt.body)
 			}
 			if !strings.Contains(got.head, "\r\naccess_token: the-token\r\n") {
@@ -223,14 +223,14 @@ func TestClassify(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.want.HTTPStatus = tt.status
-			got := classify(HostBusiness, tt.status, http.Header{}, []byte(tt.body))
+			got := classify(tt.status, http.Header{}, []byte(tt.body))
 			if d := cmp.Diff(tt.want, got); d != "" {
 				t.Errorf("-want +got\n%s", d)
 			}
 		})
 	}
 	for _, status := range []int{401, 403, 404, 405, 411, 413, 431} {
-		got := classify(HostBusiness, status, http.Header{}, []byte(html))
+		got := classify(status, http.Header{}, []byte(html))
 		if got.Outcome != Rejected || got.Class != ClassConfig || !got.Hold || got.HoldReason != HoldOperator || got.Message == "" {
 			t.Errorf("HTTP %d: %+v", status, got)
 		}
@@ -267,7 +267,7 @@ func FuzzClassify(f *testing.F) {
 	f.Add(503, []byte(`<html>`))
 	f.Add(429, []byte(`{"error":"-32","data":null}`))
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		r := classify(HostBusiness, status, http.Header{}, body)
+		r := classify(status, http.Header{}, body)
 		switch r.Outcome {
 		case Accepted:
 			if r.MsgID == "" || status < 200 || status > 299 || r.Code != 0 || r.Hold || r.Retryable {

@@ -105,7 +105,7 @@ type sendAnswer struct {
 	}] `json:"data"`
 }
 
-// classify turns a complete answer into a Result. It is the only place where an answer is judged:
+// classify turns a complete answer of the host of messages by phone into a Result. It is the only place where an answer is judged:
 //
 //	status                                  Zalo's JSON       outcome
 //	2xx                                     error 0, msg_id   Accepted
@@ -117,7 +117,7 @@ type sendAnswer struct {
 //	3xx                                     any               Unknown (unreadable)
 //	408                                     any               Unknown (timeout)
 //	5xx                                     any               Unknown (http_5xx)
-func classify(host Host, status int, header http.Header, body []byte) Result {
+func classify(status int, header http.Header, body []byte) Result {
 	r := Result{HTTPStatus: status, RetryAfter: retryAfter(header)}
 	switch {
 	case status == http.StatusRequestTimeout:
@@ -135,7 +135,7 @@ func classify(host Host, status int, header http.Header, body []byte) Result {
 		return r.unknown(CauseUnreadable)
 	}
 	if code := int(answer.Error.n); code != 0 {
-		return r.rejected(LookupCode(host, code))
+		return r.rejected(LookupCode(HostBusiness, code))
 	}
 	if status >= 300 || answer.Data.v.MsgID == "" {
 		return r.unknown(CauseUnreadable)

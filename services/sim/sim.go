@@ -129,8 +129,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger, out io.Writer) error
 
 // templates lists the templates in one line, with the parameters that a message must have.
 func templates(sim *zalosim.Sim) string {
-	var list []string
-	for _, t := range sim.Templates() {
+	all := sim.Templates()
+	list := make([]string, 0, len(all))
+	for _, t := range all {
 		text := t.ID + " " + t.Name
 		var params []string
 		for _, p := range t.Params {

@@ -224,7 +224,7 @@ func (s *Sim) postEvent(w http.ResponseWriter, r *http.Request) {
 	raw, err := io.ReadAll(io.LimitReader(r.Body, 2*maxBody))
 	status := 0
 	if err == nil {
-		status, err = s.PostEvent(raw, sign)
+		status, err = s.PostEvent(r.Context(), raw, sign)
 	}
 	if err != nil {
 		refuseAdmin(w, err)

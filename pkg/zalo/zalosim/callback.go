@@ -82,13 +82,13 @@ func (s *Sim) callback(j job) {
 		s.forge(target, other, zalo.Sign("1", s.cfg.OASecret, stamp, other), stamp)
 	}
 	mac := zalo.Sign(s.cfg.AppID, s.cfg.OASecret, stamp, body)
-	ok := s.post(target, "ZNS", body, mac, stamp, j.try) == http.StatusOK
+	ok := s.post(s.ctx, target, "ZNS", body, mac, stamp, j.try) == http.StatusOK
 	posts, good := 1, 0
 	if ok {
 		good = 1
 		for range j.plan.copies {
 			posts++
-			if s.post(target, "ZNS", body, mac, stamp, 0) == http.StatusOK {
+			if s.post(s.ctx, target, "ZNS", body, mac, stamp, 0) == http.StatusOK {
 				good++
 			}
 		}
@@ -123,7 +123,7 @@ func (s *Sim) callback(j job) {
 }
 
 func (s *Sim) forge(target string, body []byte, mac, stamp string) {
-	status := s.post(target, "ZNS", body, mac, stamp, 0)
+	status := s.post(s.ctx, target, "ZNS", body, mac, stamp, 0)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.totals.Forged++
@@ -173,12 +173,12 @@ func appendJSON(b []byte, text string) []byte {
 }
 
 // post sends one callback as Zalo does and returns the HTTP status, 0 when there was none within two seconds.
-func (s *Sim) post(target, server string, body []byte, mac, stamp string, try int) int {
+func (s *Sim) post(ctx context.Context, target, server string, body []byte, mac, stamp string, try int) int {
 	u, err := url.Parse(target)
 	if err != nil {
 		return 0
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.callbackTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.callbackTimeout)
 	defer cancel()
 	header := make(http.Header, 6)
 	header["Content-Type"] = []string{"application/json"}
@@ -221,7 +221,7 @@ const (
 
 // PostEvent posts any event to the webhook, once and now, and returns the HTTP status, 0 when there was none within two
 // seconds. body is sent as it is; the signature is over its "timestamp" member.
-func (s *Sim) PostEvent(body []byte, sign Signature) (int, error) {
+func (s *Sim) PostEvent(ctx context.Context, body []byte, sign Signature) (int, error) {
 	var event struct {
 		Timestamp json.RawMessage `json:"timestamp"`
 		Name      string          `json:"event_name"`
@@ -248,5 +248,5 @@ func (s *Sim) PostEvent(body []byte, sign Signature) (int, error) {
 	if target == "" {
 		return 0, fmt.Errorf("no callback URL is set")
 	}
-	return s.post(target, "OA OpenAPI", body, mac, stamp, 0), nil
+	return s.post(ctx, target, "OA OpenAPI", body, mac, stamp, 0), nil
 }

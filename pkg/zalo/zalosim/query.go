@@ -2,6 +2,7 @@ package zalosim
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -25,9 +26,7 @@ func (s *Sim) zalo(query func(*http.Request) (data any, extra object, code int))
 			return
 		}
 		answer := object{"error": 0, "message": "Success", "data": data}
-		for k, v := range extra {
-			answer[k] = v
-		}
+		maps.Copy(answer, extra)
 		body, err := json.Marshal(answer)
 		if err != nil {
 			writeJSON(w, refusal(-100))

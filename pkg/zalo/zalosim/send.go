@@ -77,6 +77,7 @@ func (s *Sim) send(w http.ResponseWriter, r *http.Request, hashed bool) {
 	epoch := s.epoch
 	s.mu.Unlock()
 	if p.before {
+		// Not under r's context: Zalo posts callbacks whether or not the client is still there
 		s.callback(job{msg: int32(seq), epoch: epoch, at: now.UnixNano(), plan: p})
 	}
 	s.finish(w, r, p, s.success(seq, now, remaining, &body, p.answer))
