@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -121,25 +122,31 @@ func (w *Writer) Write(ctx context.Context, records ...Record) error {
 // errUnanswered stands for a record whose outcome did not arrive before the context ended.
 var errUnanswered = errors.New("no answer from kafka")
 
-// produce returns one result per record. franz-go fails all records that wait for a partition when the context of the
-// first of them ends; those of other callers were never sent, so that sending them again is safe.
+// produce returns one result per record. When the context of the first record that waits for a partition ends,
+// franz-go fails all that wait there, those of other callers too; it does so only with records that surely were not
+// written. They are produced again.
 func (w *Writer) produce(ctx context.Context, records []Record) []error {
 	results := make([]error, len(records))
 	todo := make([]int, len(records))
 	for i := range todo {
 		todo[i] = i
 	}
-	for len(todo) > 0 {
+	for {
 		w.attempt(ctx, records, todo, results)
-		var again []int
-		for _, i := range todo {
-			if isContextError(results[i]) && ctx.Err() == nil {
-				again = append(again, i)
-			}
+		todo = slices.DeleteFunc(todo, func(i int) bool { return final(results[i]) })
+		if len(todo) == 0 || sleep(ctx, 20*time.Millisecond) != nil {
+			return results
 		}
-		todo = again
 	}
-	return results
+}
+
+// final reports whether a result is Kafka's or the client's last word, and not another caller's lack of patience.
+func final(err error) bool {
+	if err == nil || errors.Is(err, errUnanswered) || errors.Is(err, kgo.ErrClientClosed) {
+		return true
+	}
+	answer, ok := errors.AsType[*kerr.Error](err)
+	return ok && (!answer.Retriable || isMissingTopic(err))
 }
 
 func (w *Writer) attempt(ctx context.Context, records []Record, todo []int, results []error) {
@@ -170,17 +177,17 @@ func (w *Writer) attempt(ctx context.Context, records []Record, todo []int, resu
 	}
 }
 
-func isContextError(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+func isMissingTopic(err error) bool {
+	return errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID)
 }
 
 func classify(ctx context.Context, err error) (Reason, error) {
 	switch {
-	case errors.Is(err, errUnanswered), isContextError(err):
-		return ReasonDeadline, fmt.Errorf("write: %w", errors.Join(err, context.Cause(ctx)))
+	case errors.Is(err, errUnanswered), !final(err):
+		return ReasonDeadline, fmt.Errorf("write: %w: %w", context.Cause(ctx), err)
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
 		return ReasonTooLarge, err
-	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):
+	case isMissingTopic(err):
 		return ReasonNoTopic, err
 	case errors.Is(err, kgo.ErrClientClosed):
 		return ReasonClosed, err

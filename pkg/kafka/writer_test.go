@@ -136,9 +136,17 @@ func TestHungBrokerHoldsNoWrite(t *testing.T) {
 	name := b.Topic(t, "write", 1)
 	w := newWriter(t, b)
 	write := func(value string, timeout, limit time.Duration) error {
-		ctx, done := within(t, timeout, limit)
-		defer done()
-		return w.Write(ctx, kafka.Record{Topic: name, Value: []byte(value)})
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() { ended <- w.Write(ctx, kafka.Record{Topic: name, Value: []byte(value)}) }()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(limit):
+			t.Errorf("a write with a deadline of %s still waits after %s", timeout, limit)
+			return nil
+		}
 	}
 	if err := write("before", 20*time.Second, 20*time.Second); err != nil {
 		t.Fatal(err)
@@ -149,24 +157,22 @@ func TestHungBrokerHoldsNoWrite(t *testing.T) {
 	if !ok || we.Reason != kafka.ReasonDeadline || !we.Unknown || !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("error %#v, want a deadline with unknown outcome", err)
 	}
-	// A caller with more patience is not failed by the ends of others that wait with it.
-	var patient sync.WaitGroup
-	patient.Go(func() {
-		if err := write("patient", 40*time.Second, 40*time.Second); err != nil {
-			t.Errorf("patient write: %v", err)
-		}
-	})
-	var hasty sync.WaitGroup
-	for i := range 20 {
-		hasty.Go(func() {
-			if err := write(fmt.Sprint("hasty ", i), 300*time.Millisecond, time.Second); err == nil {
+	var others sync.WaitGroup
+	for i := range 10 {
+		others.Go(func() {
+			if err := write(fmt.Sprint("hasty ", i), 500*time.Millisecond, 2*time.Second); err == nil {
 				t.Error("a hung broker confirmed a write")
 			}
 		})
 	}
-	hasty.Wait()
+	others.Go(func() {
+		if err := write("patient", 40*time.Second, 40*time.Second); err != nil {
+			t.Errorf("patient write: %v", err)
+		}
+	})
+	time.Sleep(2 * time.Second)
 	b.Resume(t)
-	patient.Wait()
+	others.Wait()
 	if err := write("after", 40*time.Second, 40*time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -199,17 +205,30 @@ func TestWriterOutlivesAKilledBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Kill(t)
+	// A caller with more patience is not failed by the end of another whose record waits before its own.
+	var others sync.WaitGroup
 	for i := range 5 {
-		if err := write(fmt.Sprint("down ", i), 200*time.Millisecond, time.Second); err == nil {
-			t.Error("a dead broker confirmed a write")
-		}
+		others.Go(func() {
+			err := write(fmt.Sprint("down ", i), 500*time.Millisecond, 2*time.Second)
+			if we, ok := errors.AsType[*kafka.WriteError](err); !ok || we.Reason != kafka.ReasonDeadline {
+				t.Errorf("a dead broker: %v, want the deadline's error", err)
+			}
+		})
+		time.Sleep(20 * time.Millisecond)
 	}
+	others.Go(func() {
+		if err := write("patient", 60*time.Second, 60*time.Second); err != nil {
+			t.Errorf("patient write: %v", err)
+		}
+	})
+	time.Sleep(2 * time.Second)
 	b.Restart(t)
+	others.Wait()
 	if err := write("after", 20*time.Second, 5*time.Second); err != nil {
 		t.Fatalf("write after the restart: %v", err)
 	}
 	got := values(t, b, name)
-	if !slices.Contains(got, "before") || !slices.Contains(got, "after") {
+	if !slices.Contains(got, "before") || !slices.Contains(got, "patient") || !slices.Contains(got, "after") {
 		t.Errorf("the topic holds %q", got)
 	}
 	closed := make(chan struct{})
