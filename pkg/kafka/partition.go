@@ -1,5 +1,7 @@
 package kafka
 
+import "slices"
+
 // Murmur2Partition returns the partition that the Java client's default partitioner gives to a record with this key:
 // murmur2 as a positive number, modulo the partition count. An empty key is hashed like any other; a nil key too,
 // where the Java client would choose freely.
@@ -17,8 +19,8 @@ func murmur2(b []byte) uint32 {
 		k ^= k >> 24
 		h = h*m ^ k*m
 	}
-	for i := len(b) - 1; i >= 0; i-- {
-		h ^= uint32(b[i]) << (8 * i)
+	for i, c := range slices.Backward(b) {
+		h ^= uint32(c) << (8 * i)
 	}
 	if len(b) > 0 {
 		h *= m

@@ -1,6 +1,9 @@
 package kafka
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Record is one Kafka record, free of any client's types.
 type Record struct {
@@ -21,9 +24,9 @@ type Header struct {
 
 // Header returns the value of the last header named key and whether there is one.
 func (r *Record) Header(key string) ([]byte, bool) {
-	for i := len(r.Headers) - 1; i >= 0; i-- {
-		if r.Headers[i].Key == key {
-			return r.Headers[i].Value, true
+	for _, h := range slices.Backward(r.Headers) {
+		if h.Key == key {
+			return h.Value, true
 		}
 	}
 	return nil, false

@@ -68,7 +68,7 @@ func fetch(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("make a folder for the jars: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	pom, err := files.ReadFile("pom.xml")
 	if err != nil {
 		return err

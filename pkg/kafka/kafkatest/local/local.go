@@ -101,8 +101,7 @@ func create(ctx context.Context, jars string, opts Options) (*Broker, error) {
 		err = b.start(ctx)
 	}
 	if err != nil {
-		os.RemoveAll(dir)
-		return nil, err
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return b, nil
 }
