@@ -50,7 +50,8 @@ func records(t *testing.T) []kafka.Record {
 		{Topic: topic.Delivered, Value: encode(t, &znsv1.Delivered{NotificationId: id, Recipient: to, RequestedTime: at(0), EventTime: at(400 * time.Millisecond), Billable: new(true)})},
 		{Topic: topic.Callback, Headers: []kafka.Header{{Key: "ce_subject", Value: []byte(id)}}, Value: []byte(`{"event_name":"user_received_message","recipient":{"id":"84987654321"},"message":{"msg_id":"m1","tracking_id":"t1"}}`)},
 		{Topic: topic.Callback, Value: []byte("<html>\x1b[2J")},
-		{Topic: topic.RequestedDLQ, Value: []byte("garbage 0987654321"), Headers: []kafka.Header{{Key: "zns-reason", Value: []byte("malformed")}}},
+		{Topic: topic.RequestedDLQ, Value: []byte("garbage 0987654321"), Headers: []kafka.Header{{Key: "zns-dlq-reason", Value: []byte("MALFORMED")}, {Key: "zns-dlq-message", Value: []byte("no field starts at byte 0 of 18")},
+			{Key: "zns-dlq-topic", Value: []byte(topic.Requested)}, {Key: "zns-dlq-partition", Value: []byte("4")}, {Key: "zns-dlq-offset", Value: []byte("71")}}},
 	}
 	for i := range list {
 		list[i].Partition, list[i].Offset, list[i].Time = 3, int64(i), start.Add(time.Duration(i)*time.Second)

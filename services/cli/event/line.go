@@ -105,16 +105,17 @@ func (e *Event) requested(m *notificationv1.NotificationRequested) string {
 	return join(prefixed("template ", render.OneLine(m.GetTemplateId(), 40)), enum(m.GetCategory(), "CATEGORY_"), notBefore(m.GetNotBefore()), moved)
 }
 
-// deadLetter says why the sender put a record aside: the headers that it added.
+// deadLetter says why the sender put a record aside and where it stood, from the headers that the sender added.
 func (e *Event) deadLetter() string {
-	var parts []string
-	for _, h := range e.Record.Headers {
-		if strings.HasPrefix(h.Key, "zns-") {
-			parts = append(parts, strings.TrimPrefix(h.Key, "zns-")+"="+render.OneLine(string(h.Value), 120))
-		}
+	header := func(name string) string {
+		value, _ := e.header("zns-dlq-" + name)
+		return render.OneLine(value, 160)
 	}
-	slices.Sort(parts)
-	return strings.Join(slices.Compact(parts), " ")
+	var from string
+	if header("offset") != "" {
+		from = fmt.Sprintf("was %s[%s]@%s", header("topic"), header("partition"), header("offset"))
+	}
+	return join(header("reason"), header("message"), from)
 }
 
 // FailedText says why a notification failed.

@@ -17,6 +17,7 @@ import (
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/cli/event"
 	"github.com/znshub/znshub/services/cli/render"
+	"github.com/znshub/znshub/services/ingest/raw"
 )
 
 // Facts is what the topics hold about one notification.
@@ -89,15 +90,13 @@ func (f *Facts) Found() bool {
 }
 
 // Tell tells the story as it stands at now.
-func Tell(f Facts, now time.Time, verify func(event.Event) string) Story {
+func Tell(f Facts, now time.Time) Story {
 	s := Story{ID: f.ID, State: "not in the ledger", Searched: f.Searched}
 	s.head(f)
-	for i := range f.Requests {
-		s.Lines = append(s.Lines, requestLine(&f.Requests[i], i))
-	}
+	s.requests(f)
 	s.ledger(f, now)
 	for i := range f.Callbacks {
-		s.Lines = append(s.Lines, callbackLine(&f.Callbacks[i], verify))
+		s.Lines = append(s.Lines, callbackLine(&f.Callbacks[i]))
 	}
 	for i := range f.Events {
 		s.Lines = append(s.Lines, eventLine(&f.Events[i]))
@@ -149,22 +148,33 @@ func (f *Facts) current() *ledgerv1.Entry {
 	return f.Ledger[len(f.Ledger)-1].Entry
 }
 
-func requestLine(e *event.Event, nth int) Line {
-	label := "requested"
-	if nth > 0 {
-		label = "again"
+// requests tells the request as its caller wrote it, its move to its own partition, and its repetitions.
+func (s *Story) requests(f Facts) {
+	moved := map[string]bool{}
+	for i := range f.Requests {
+		moved[f.Requests[i].MovedFrom()] = true
 	}
-	text := place(e)
-	switch from := e.MovedFrom(); {
-	case from != "":
-		text += ", moved from " + e.Record.Topic + "[" + strings.Replace(render.OneLine(from, 40), "@", "]@", 1) + " by the sender"
-	default:
-		text += ", not moved"
+	told := false
+	for i := range f.Requests {
+		e := &f.Requests[i]
+		from := e.MovedFrom()
+		l := Line{Time: e.Record.Time, Label: "requested", Text: place(e)}
+		switch {
+		case from != "" && told:
+			l.Label, l.Text = "moved", "to "+place(e)+", its own partition"
+		case from != "":
+			l.Text += ", moved from [" + strings.Replace(render.OneLine(from, 40), "@", "]@", 1)
+		case told:
+			l.Label = "again"
+		case !moved[fmt.Sprintf("%d@%d", e.Record.Partition, e.Record.Offset)]:
+			l.Text += ", not moved"
+		}
+		told = true
+		if e.Err != nil {
+			l.Text, l.Tone = l.Text+" · "+e.Text(), Bad
+		}
+		s.Lines = append(s.Lines, l)
 	}
-	if e.Err != nil {
-		return Line{Time: e.Record.Time, Label: label, Text: text + " · " + e.Text(), Tone: Bad}
-	}
-	return Line{Time: e.Record.Time, Label: label, Text: text}
 }
 
 // ledger tells the entry's steps and where it stands now.
@@ -196,7 +206,7 @@ func stepLine(f Facts, entry *ledgerv1.Entry, step *ledgerv1.Step, next, now tim
 	took := render.Duration(time.Duration(step.GetDurationMs()) * time.Millisecond)
 	switch step.GetKind() {
 	case ledgerv1.StepKind_STEP_KIND_ACCEPTED:
-		l.Label, l.Text = "accepted", f.first(accepted)+expires(entry, l.Time)
+		l.Label, l.Text = "accepted", f.acceptedAt(entry)+f.expires(l.Time)
 	case ledgerv1.StepKind_STEP_KIND_HELD:
 		l.Label, l.Tone = "waited", Waiting
 		l.Text = name(step.GetHoldReason(), "HOLD_REASON_") + waited(step, next, now)
@@ -205,7 +215,8 @@ func stepLine(f Facts, entry *ledgerv1.Entry, step *ledgerv1.Step, next, now tim
 		}
 	case ledgerv1.StepKind_STEP_KIND_INTENT:
 		l.Label = fmt.Sprintf("intent %d", step.GetAttempt())
-		l.Text = f.first(intentOf(step.GetAttempt())) + by(step)
+		at, _ := f.find(intentOf(step.GetAttempt()))
+		l.Text = at + by(step)
 	case ledgerv1.StepKind_STEP_KIND_SENT:
 		l.Label, l.Text, l.Tone = attempt, took+" · Zalo accepted", Good
 	case ledgerv1.StepKind_STEP_KIND_REJECTED:
@@ -234,16 +245,17 @@ func stepLine(f Facts, entry *ledgerv1.Entry, step *ledgerv1.Step, next, now tim
 	return l
 }
 
-func callbackLine(e *event.Event, verify func(event.Event) string) Line {
-	text := "unreadable"
+// callbackLine tells a callback at the time at which webhook-ingest received it.
+func callbackLine(e *event.Event) Line {
+	text := "cannot be read"
 	if e.Zalo != nil {
 		text = render.OneLine(e.Zalo.Name, 60)
 	}
-	verdict := "signature was good when it came"
-	if verify != nil {
-		verdict = verify(*e)
+	verdict, ok := e.Record.Header(raw.HeaderSignature)
+	if !ok {
+		verdict = []byte("not told")
 	}
-	return Line{Time: e.Record.Time, Label: "callback", Text: text + " · " + verdict + " · " + place(e)}
+	return Line{Time: raw.Received(e.Record), Label: "callback", Text: text + " · signature " + render.OneLine(string(verdict), 20) + " · " + place(e)}
 }
 
 func eventLine(e *event.Event) Line {
@@ -262,14 +274,16 @@ func eventLine(e *event.Event) Line {
 	return l
 }
 
-// first is where the first version that fits still stands; a phrase for that it does not.
-func (f *Facts) first(fits func(*ledgerv1.Entry) bool) string {
+const compactedAway = "its ledger record was compacted away"
+
+// find is where the first version that fits stands.
+func (f *Facts) find(fits func(*ledgerv1.Entry) bool) (string, bool) {
 	for _, v := range f.Ledger {
 		if v.Entry != nil && fits(v.Entry) {
-			return version(v)
+			return version(v), true
 		}
 	}
-	return "ledger offset compacted away"
+	return compactedAway, false
 }
 
 // accepted fits the versions from before the first intent.
@@ -287,12 +301,28 @@ func place(e *event.Event) string {
 	return fmt.Sprintf("%s[%d]@%d", e.Record.Topic, e.Record.Partition, e.Record.Offset)
 }
 
-func expires(entry *ledgerv1.Entry, from time.Time) string {
-	if entry.GetExpireMs() == 0 {
-		return ""
+// acceptedAt is where the entry was first written. A request that can be sent at once is accepted and sent by one
+// transaction, which leaves one record of both.
+func (f *Facts) acceptedAt(entry *ledgerv1.Entry) string {
+	if at, ok := f.find(accepted); ok {
+		return at
 	}
-	at := time.UnixMilli(entry.GetExpireMs())
-	return fmt.Sprintf(" · expires %s, %s later", stamp(at), render.Duration(at.Sub(from)))
+	steps := entry.GetHistory()
+	if len(steps) > 1 && steps[1].GetKind() == ledgerv1.StepKind_STEP_KIND_INTENT && steps[1].GetTimeMs() == steps[0].GetTimeMs() {
+		return "in one transaction with intent 1"
+	}
+	return compactedAway
+}
+
+// expires says until when a call may start; entries forget it when they are done, so older versions are asked too.
+func (f *Facts) expires(from time.Time) string {
+	for _, v := range f.Ledger {
+		if ms := v.Entry.GetExpireMs(); ms != 0 {
+			at := time.UnixMilli(ms)
+			return fmt.Sprintf(" · expires %s, %s later", stamp(at), render.Duration(at.Sub(from)))
+		}
+	}
+	return ""
 }
 
 func waited(step *ledgerv1.Step, next, now time.Time) string {

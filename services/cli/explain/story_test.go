@@ -53,6 +53,10 @@ func step(ms int64, kind ledgerv1.StepKind, change ...func(*ledgerv1.Step)) *led
 
 // answerLost is the story of a request whose answer was lost and whose callback settled it.
 func answerLost(t *testing.T) Facts {
+	request := notificationv1.NotificationRequested{
+		IdempotencyKey: "order-1043/shipped", Source: "order-service", TemplateId: "643118",
+		Recipient: &notificationv1.Recipient{Phone: phone}, TemplateData: map[string]string{"customer_name": "Secret Name"},
+	}
 	first := func(s *ledgerv1.Step) { s.Attempt = 1 }
 	history := []*ledgerv1.Step{
 		step(4, ledgerv1.StepKind_STEP_KIND_ACCEPTED),
@@ -72,15 +76,15 @@ func answerLost(t *testing.T) Facts {
 	last.Entry.MsgId = "a4d0243feee163bd3af2"
 	last.Entry.AttemptResults = []*ledgerv1.AttemptResult{{Number: 1, TrackingId: "1f3kQ9"}}
 	callback := event.Decode(kafka.Record{
-		Topic: topic.Callback, Partition: 3, Offset: 5, Time: at(2100), Headers: []kafka.Header{{Key: "ce_subject", Value: []byte(id)}},
+		Topic: topic.Callback, Partition: 3, Offset: 5, Time: at(2100), Headers: []kafka.Header{
+			{Key: "ce_subject", Value: []byte(id)}, {Key: "zns-signature", Value: []byte("valid")},
+			{Key: "zns-received", Value: []byte(at(2090).Format(time.RFC3339Nano))},
+		},
 		Value: []byte(`{"event_name":"user_received_message","recipient":{"id":"84987654321"},"message":{"msg_id":"a4d0243feee163bd3af2","tracking_id":"1f3kQ9"}}`),
 	})
 	return Facts{
-		ID: id,
-		Requests: []event.Event{record(t, topic.Requested, 7, 17, 0, &notificationv1.NotificationRequested{
-			IdempotencyKey: "order-1043/shipped", Source: "order-service", TemplateId: "643118",
-			Recipient: &notificationv1.Recipient{Phone: phone}, TemplateData: map[string]string{"customer_name": "Secret Name"},
-		}, kafka.Header{Key: "zns-moved", Value: []byte("2@4")})},
+		ID:       id,
+		Requests: []event.Event{record(t, topic.Requested, 2, 4, 0, &request), record(t, topic.Requested, 7, 17, 0, &request, kafka.Header{Key: "zns-moved", Value: []byte("2@4")})},
 		Ledger: []Version{
 			version(102, 5, ledgerv1.State_STATE_ACCEPTED, 0, 1), version(103, 6, ledgerv1.State_STATE_SENDING, 1, 2),
 			version(104, 1508, ledgerv1.State_STATE_UNKNOWN, 1, 3), last,
@@ -135,7 +139,7 @@ func TestStory(t *testing.T) {
 
 	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "rejected": rejected, "forgotten": forgotten} {
 		t.Run(name, func(t *testing.T) {
-			story := Tell(facts, at(3000), func(event.Event) string { return "signature good" })
+			story := Tell(facts, at(3000))
 			got := story.Text(render.Style{}, at(3000), "http://jaeger:16686/trace/{trace_id}")
 			golden := filepath.Join("testdata", name+".txt")
 			if *update {
@@ -155,7 +159,7 @@ func TestStory(t *testing.T) {
 }
 
 func TestStoryHoldsNoPersonalData(t *testing.T) {
-	story := Tell(answerLost(t), at(3000), nil)
+	story := Tell(answerLost(t), at(3000))
 	body, err := json.Marshal(story)
 	if err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func (s *Story) Text(style render.Style, now time.Time, traceURL string) string 
 	if s.TraceID != "" {
 		b.WriteString("trace     " + strings.ReplaceAll(cmp.Or(traceURL, "{trace_id}"), "{trace_id}", s.TraceID) + "\n")
 	}
-	b.WriteString(style.Dim(searched(s.Searched)))
+	b.WriteString(style.Dim(Searched(s.Searched)))
 	return b.String()
 }
 
@@ -75,8 +75,8 @@ func (t Tone) paint(style render.Style) func(string) string {
 	}
 }
 
-// searched says what was read, one line a topic.
-func searched(ranges []Range) string {
+// Searched says what was read, one line a topic.
+func Searched(ranges []Range) string {
 	table := render.Table{}
 	for i := 0; i < len(ranges); {
 		topicName := ranges[i].Topic
