@@ -55,7 +55,7 @@ type Fault struct {
 	Kind        FaultKind     `json:"kind"`
 	Phone       string        `json:"phone,omitempty"`
 	TemplateID  string        `json:"template_id,omitempty"`
-	Count       int           `json:"count,omitempty"` // counts down
+	Count       int           `json:"count,omitempty"` // counts down; -1: used up
 	Probability float64       `json:"probability,omitempty"`
 	Code        int           `json:"code,omitempty"`
 	Status      int           `json:"status,omitempty"`
@@ -266,15 +266,21 @@ func (p *plan) add(f *Fault, s *Sim, chance dice) {
 		p.code = f.Code
 	case FaultSlow:
 		p.latency += delay(3 * time.Second)
-	case FaultHTML:
-		p.answer, p.refuse, p.status = f.Kind, !f.Accept, f.Status
-		if p.status == 0 {
-			p.status = 502
+	case FaultHTML, FaultHang, FaultResetBefore, FaultRedirect,
+		FaultLostAnswer, FaultResetAfter, FaultResetMidBody, FaultTruncated, FaultQuoted, FaultNoMsgID:
+		if p.answer != "" {
+			return // an answer goes wrong in one way only: the first
 		}
-	case FaultHang, FaultResetBefore, FaultRedirect:
-		p.answer, p.refuse = f.Kind, true
-	case FaultLostAnswer, FaultResetAfter, FaultResetMidBody, FaultTruncated, FaultQuoted, FaultNoMsgID:
-		p.answer = f.Kind
+		p.answer, p.status = f.Kind, f.Status
+		switch f.Kind {
+		case FaultHTML:
+			p.refuse = !f.Accept
+			if p.status == 0 {
+				p.status = 502
+			}
+		case FaultHang, FaultResetBefore, FaultRedirect:
+			p.refuse = true
+		}
 	case FaultOffline:
 		p.delivery += delay(30 * time.Second)
 	case FaultNeverDelivered:
