@@ -238,3 +238,18 @@ func TestReset(t *testing.T) {
 		}
 	})
 }
+
+// A callback that is under way during Reset counts for nothing afterwards.
+func TestResetDuringACallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVirtualStand(t, nil)
+		v.answer = func(int, http.ResponseWriter) { time.Sleep(time.Second) }
+		v.send("0912345678", "1")
+		time.Sleep(500 * time.Millisecond)
+		v.sim.Reset()
+		time.Sleep(time.Hour)
+		if total := v.sim.Totals(); len(v.receiver.all()) != 1 || total.Callbacks != 0 || total.Pending != 0 || !v.sim.Idle() {
+			t.Errorf("%d posts, %+v", len(v.receiver.all()), total)
+		}
+	})
+}
