@@ -304,35 +304,37 @@ func TestDeterminism(t *testing.T) {
 
 // Close frees answers that hang, and their clients see a broken connection, not an empty success.
 func TestCloseFreesHangingAnswers(t *testing.T) {
-	sim, err := zalosim.New(zalosim.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(sim)
-	defer server.Close()
-	client, err := zalo.NewClient(zalo.Config{
-		URL: server.URL, RequestTimeout: 5 * time.Second,
-		AccessToken: func(context.Context, string) (string, error) { return zalosim.DefaultAccessToken, nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	if _, err := sim.AddFault(zalosim.Fault{Kind: zalosim.FaultLostAnswer}); err != nil {
-		t.Fatal(err)
-	}
-	result := make(chan zalo.Result, 1)
-	go func() {
-		result <- client.Send(context.Background(), zalo.SendRequest{Phone: "84912345678", TemplateID: "300900", TrackingID: "1"})
-	}()
-	for begin := time.Now(); sim.Totals().Accepted == 0; time.Sleep(time.Millisecond) {
-		if time.Since(begin) > 2*time.Second {
-			t.Fatal("nothing arrived")
+	for _, fault := range []zalosim.Fault{{Kind: zalosim.FaultLostAnswer}, {Kind: zalosim.FaultSlow, Delay: time.Hour}} {
+		sim, err := zalosim.New(zalosim.Config{})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	sim.Close()
-	if r := <-result; r.Outcome != zalo.Unknown || r.Cause != zalo.CauseReset {
-		t.Errorf("%+v", r)
+		server := httptest.NewServer(sim)
+		defer server.Close()
+		client, err := zalo.NewClient(zalo.Config{
+			URL: server.URL, RequestTimeout: 5 * time.Second,
+			AccessToken: func(context.Context, string) (string, error) { return zalosim.DefaultAccessToken, nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if _, err := sim.AddFault(fault); err != nil {
+			t.Fatal(err)
+		}
+		result := make(chan zalo.Result, 1)
+		go func() {
+			result <- client.Send(context.Background(), zalo.SendRequest{Phone: "84912345678", TemplateID: "300900", TrackingID: "1"})
+		}()
+		for begin := time.Now(); sim.Totals().Accepted == 0; time.Sleep(time.Millisecond) {
+			if time.Since(begin) > 2*time.Second {
+				t.Fatal("nothing arrived")
+			}
+		}
+		sim.Close()
+		if r := <-result; r.Outcome != zalo.Unknown || r.Cause != zalo.CauseReset {
+			t.Errorf("%s: %+v", fault.Kind, r)
+		}
 	}
 }
 
