@@ -21,6 +21,10 @@ func (e *Engine) write(ctx context.Context, tx *Tx) error {
 	e.ticks++
 	tx.meta = e.incarnation + "/" + strconv.FormatUint(e.ticks, 10)
 	tx.began = time.Now()
+	if member, generation := e.client.GroupMetadata(); member == "" || generation < 0 {
+		e.revert(tx) // the offsets could not be committed: do not even begin
+		return errNotMember
+	}
 	if err := e.readyProducer(ctx); err != nil {
 		e.revert(tx)
 		return err

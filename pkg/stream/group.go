@@ -106,6 +106,7 @@ func (e *Engine) onRevoked(_ context.Context, _ *kgo.Client, revoked map[string]
 
 // onLost drops partitions of which the group has already disposed. Nothing may be committed for them.
 func (e *Engine) onLost(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
+	e.joined.Store(false)
 	ids := lost[e.cfg.Input]
 	if len(ids) == 0 {
 		return

@@ -14,9 +14,9 @@ import (
 type Handler interface {
 	// Assigned says that partition p is now this member's. Make empty state for it.
 	Assigned(p int32)
-	// Restore hands over one record of the ledger of p in offset order; Value nil is a tombstone. It runs on the
-	// partition's restore goroutine, between Assigned and Restored, and must touch the state of p only. An error
-	// stops the partition: it stays paused, owned, and is told in Status.
+	// Restore hands over one record of the ledger of p, in offset order, each once; Value nil is a tombstone. It runs
+	// on the partition's restore goroutine, between Assigned and Restored, and must touch the state of p only. An
+	// error stops the partition: it stays paused, owned, and is told in Status.
 	Restore(p int32, r kafka.Record) error
 	// Restored says that the ledger of p was read to its end. From now on p takes part in ticks.
 	Restored(p int32)
@@ -26,9 +26,10 @@ type Handler interface {
 	// together with the record's offset. When u.Poison() is not nil the broker refused what Accept wrote for this
 	// record before: write something else (a dead letter without the value).
 	Accept(u *Unit, r kafka.Record)
-	// Work is called once in every tick after the input. It writes what became due: outcomes of finished calls,
-	// timers, intents. next is when it wants to be called again at the latest; zero: only when woken. Finished
-	// calls of a closing partition are still to be written; nothing is to be started for it.
+	// Work is called once in every tick after the input, except in some ticks while the engine looks for a unit that
+	// the broker refuses. It writes what became due: outcomes of finished calls, timers, intents. next is when it wants
+	// to be called again at the latest; zero: only when woken. Finished calls of a closing partition are still to be
+	// written; nothing is to be started for it.
 	Work(tx *Tx) (next time.Time)
 	// InFlight is the number of calls of p under way, counting intents that are written but not yet committed.
 	InFlight(p int32) int

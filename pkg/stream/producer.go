@@ -43,7 +43,7 @@ func (e *Engine) newProducer() (*kgo.Client, error) {
 		kgo.MaxBufferedRecords(1<<20), // Produce must never block: the transaction's own bounds hold
 		// The first produce after EndTxn is answered CONCURRENT_TRANSACTIONS while the markers are being written;
 		// the client then waits for its metadata.
-		kgo.MetadataMinAge(10*time.Millisecond),
+		kgo.MetadataMinAge(10*time.Millisecond), // the least that the client takes
 		kgo.RetryBackoffFn(func(tries int) time.Duration {
 			if tries < 20 {
 				return 5 * time.Millisecond
@@ -61,9 +61,12 @@ func (e *Engine) openProducer(ctx context.Context) error {
 	e.producer.limit = fencesLeast + rand.IntN(fencesMore)
 	for tries := 0; ; tries++ {
 		err := e.readyProducer(ctx)
+		stop, refused := errors.AsType[*stopError](err)
 		switch {
 		case err == nil:
 			return nil
+		case refused:
+			return stop.err
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case isRefusal(err):
@@ -87,7 +90,7 @@ func (e *Engine) readyProducer(ctx context.Context) error {
 	if p.client == nil {
 		client, err := e.newProducer()
 		if err != nil {
-			return fmt.Errorf("open a producer: %w", err)
+			return stopf("open a producer: %w", err) // the options are refused; no broker was asked
 		}
 		p.client, p.broken, p.opened = client, false, time.Now()
 	}

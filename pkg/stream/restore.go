@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	restoresAtOnce = 8       // partitions that are read at the same time
-	restoreBytes   = 4 << 20 // in one fetch
-	restoreWait    = 100 * time.Millisecond
+	restoresAtOnce = 8                     // partitions that are read at the same time
+	restoreBytes   = 4 << 20               // in one fetch
+	restoreWait    = 20 * time.Millisecond // between two looks while an open transaction is waited for
 )
 
 // restore reads the ledger of p to its end and lets p take part in ticks. It goes on trying while the broker is
@@ -159,7 +159,8 @@ func (r *reader) read(stored storedOffset) error {
 // fetch reads on. When nothing is to be had because a transaction is open it waits a moment.
 func (r *reader) fetch(leader int32) error {
 	req := kmsg.NewPtrFetchRequest()
-	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(restoreWait.Milliseconds()), 1, restoreBytes
+	// No waiting at the broker: all restores share one connection to it, and would wait for each other.
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 0, 0, restoreBytes
 	req.IsolationLevel = 1
 	req.SessionEpoch = -1 // no fetch session
 	topic := kmsg.NewFetchRequestTopic()
@@ -180,6 +181,7 @@ func (r *reader) fetch(leader int32) error {
 	}
 	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
 		if resp.ThrottleMillis > 0 {
+			sleep(r.p.ctx, restoreWait)
 			return nil
 		}
 		return errors.New("read the ledger: the answer is not about the partition")
@@ -204,6 +206,8 @@ func (r *reader) fetch(leader int32) error {
 		r.offset = next
 	case len(got.RecordBatches) == 0 && got.LastStableOffset >= r.end && resp.ThrottleMillis == 0:
 		r.offset = r.end // compaction has removed what was between here and the end
+	default:
+		sleep(r.p.ctx, restoreWait)
 	}
 	return nil
 }

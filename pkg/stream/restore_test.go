@@ -40,10 +40,12 @@ func TestRestoreEndsOnEveryTail(t *testing.T) {
 			w.settings("cleanup.policy=delete")
 			var o kadm.Offsets
 			o.Add(kadm.Offset{Topic: w.cfg.Ledger, At: -1})
-			deleted, err := w.adm.DeleteRecords(w.t.Context(), o)
-			if d, _ := deleted.Lookup(w.cfg.Ledger, 0); err != nil || d.Err != nil {
-				w.t.Fatal(err, d.Err)
-			}
+			// The setting reaches the log a moment later.
+			eventually(w.t, 10*time.Second, "the records are deleted", func() bool {
+				deleted, err := w.adm.DeleteRecords(w.t.Context(), o)
+				d, _ := deleted.Lookup(w.cfg.Ledger, 0)
+				return err == nil && d.Err == nil
+			})
 			w.settings("cleanup.policy=compact")
 		}, nil},
 		{"compacted", func(w *world) {

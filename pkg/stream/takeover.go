@@ -36,6 +36,7 @@ func (e *Engine) watch(ctx context.Context) {
 		sleep(ctx, watchEvery)
 		if waiting := e.waiting(); len(waiting) == 0 {
 			clear(seen)
+			clear(ended)
 		} else if err := e.endDeadOwners(ctx, waiting, seen, ended); err != nil && e.quiet.pass("takeover") {
 			e.log.Warn("cannot look for transactions of dead owners, trying again", "err", err)
 		}
@@ -61,24 +62,29 @@ func (e *Engine) waiting() map[int32]time.Time {
 	return waiting
 }
 
-// endDeadOwners looks which transactions are open on the ledger of the waiting partitions, and on the group's
-// offsets, and ends those of this group's own producers that stay open.
+// endDeadOwners looks which transactions are open on the ledger of the waiting partitions, and ends those of this
+// group's own producers that stay open. A front door has no ledger: what keeps it waiting is open on the group's
+// offsets only, as the transactions of all members are.
 func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]time.Time, seen map[openTxn]time.Time, ended map[openTxn]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	late := false
+	late, frontDoor := false, false
 	var where kadm.TopicsSet
 	for p, since := range waiting {
 		late = late || time.Since(since) >= takeoverWait
 		if p < e.LedgerPartitions() {
 			where.Add(e.cfg.Ledger, p)
+		} else {
+			frontDoor = true
 		}
 	}
-	offsets, err := e.offsetsPartition(ctx)
-	if err != nil {
-		return err
+	if frontDoor {
+		offsets, err := e.offsetsPartition(ctx)
+		if err != nil {
+			return err
+		}
+		where.Add("__consumer_offsets", offsets)
 	}
-	where.Add("__consumer_offsets", offsets)
 	described, err := e.adm.DescribeProducers(ctx, where)
 	if err != nil {
 		return err
