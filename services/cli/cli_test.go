@@ -141,7 +141,7 @@ func TestTopicsTellsWhatIsMissing(t *testing.T) {
 
 // request is one request as JSON.
 func request(source, key string) string {
-	return `{"source":"` + source + `","idempotency_key":"` + key + `","recipient":{"phone":"0987654321"},"template_id":"643118","template_data":{"order_code":"DH-1"}}`
+	return `{"source":"` + source + `","idempotency_key":"` + key + `","recipient":{"phone":"0987654321"},"template_id":"300200","template_data":{"order_code":"DH-1"}}`
 }
 
 func TestPublishAndWatch(t *testing.T) {
@@ -149,7 +149,7 @@ func TestPublishAndWatch(t *testing.T) {
 	source := kafkatest.Name("shop")
 	input := strings.Join([]string{
 		request(source, "order-1/shipped"),
-		`{"source":"` + source + `","idempotency_key":"order-2/shipped","recipient":{"phone":"09x"},"template_id":"643118"}`,
+		`{"source":"` + source + `","idempotency_key":"order-2/shipped","recipient":{"phone":"09x"},"template_id":"300200"}`,
 		request(source, "order-3/shipped"),
 	}, "\n")
 	published := run(t, environ, input, "publish").want(t, exitFailed) // one of three is refused
@@ -166,7 +166,7 @@ func TestPublishAndWatch(t *testing.T) {
 	if code := app.Run(ctx, []string{"watch", "--all", "--source", source}); code != 0 {
 		t.Fatalf("watch: exit code %d", code)
 	}
-	for _, text := range []string{"requested", "order-1/shipped", "order-3/shipped", "84*****321", "template 643118"} {
+	for _, text := range []string{"requested", "order-1/shipped", "order-3/shipped", "84*****321", "template 300200"} {
 		if !strings.Contains(out.String(), text) {
 			t.Errorf("watch does not show %q:\n%s", text, out)
 		}
@@ -212,14 +212,14 @@ func TestPublishDryRunNeedsNoBroker(t *testing.T) {
 
 func TestSendTellsTheIDAndTimesOut(t *testing.T) {
 	environ := hub(t)
-	r := run(t, environ, "", "send", "--phone", "0987654321", "--template", "643118", "order_code=1", "--source", kafkatest.Name("shop")).want(t, 0)
+	r := run(t, environ, "", "send", "--phone", "0987654321", "--template", "300200", "order_code=1", "--source", kafkatest.Name("shop")).want(t, 0)
 	if id := strings.TrimSpace(r.out); len(id) != 36 {
 		t.Errorf("standard output is not an id: %q", r.out)
 	}
 	// No sender runs for this input topic: waiting ends with the time.
 	input := kafkatest.Name("lonely")
 	run(t, environ, "", "topics", "ensure", "--topic", input, "--partitions", "1")
-	r = run(t, environ, "", "send", "--phone", "0987654321", "--template", "643118", "--topic", input, "--wait", "--timeout", "1s").want(t, exitFailed)
+	r = run(t, environ, "", "send", "--phone", "0987654321", "--template", "300200", "--topic", input, "--wait", "--timeout", "1s").want(t, exitFailed)
 	r.contains(t, "not delivered within 1s", "zns explain")
 }
 

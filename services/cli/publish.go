@@ -32,7 +32,7 @@ func (publishCmd) Help() string {
 
 Examples:
 
-    echo '{"source":"shop","idempotency_key":"order-1/shipped","recipient":{"phone":"0987654321"},"template_id":"643118","template_data":{"order_code":"1"}}' | zns publish
+    echo '{"source":"shop","idempotency_key":"order-1/shipped","recipient":{"phone":"0987654321"},"template_id":"300200","template_data":{"order_code":"DH-1","customer_name":"An"}}' | zns publish
     zns publish < requests.jsonl
     jq -c '.[]' requests.json | zns publish --json
     zns publish --dry-run < requests.jsonl`

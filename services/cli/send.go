@@ -46,9 +46,9 @@ type sendCmd struct {
 func (sendCmd) Help() string {
 	return `Examples:
 
-    zns send --phone 0987654321 --template 643118 order_code=DH-1042 --wait
-    zns send --phone 0987654321 --template 643118 order_code=DH-1042 --key order-1042/shipped --source order-service
-    zns send --phone 0987654321 --template 204512 otp=483920 --category otp --ttl 2m --wait --json`
+    zns send --phone 0987654321 --template 300200 order_code=DH-1042 customer_name=An --wait
+    zns send --phone 0987654321 --template 300200 order_code=DH-1042 customer_name=An --key order-1042/shipped --source order-service
+    zns send --phone 0987654321 --template 300100 otp=483920 --category otp --ttl 2m --wait --json`
 }
 
 // Run publishes the request and, with --wait, tells what becomes of it.

@@ -42,7 +42,7 @@ func publish() error {
 		"source":          source,
 		"idempotency_key": idempotencyKey,
 		"recipient":       map[string]string{"phone": os.Args[1]},
-		"template_id":     "643118",
+		"template_id":     "300200", // yours; zns dev has this one
 		"template_data":   map[string]string{"order_code": order, "customer_name": "Nguyen Van A"},
 		"category":        "TRANSACTION",
 		"ttl":             "3600s",

@@ -24,10 +24,11 @@ public class Publisher {
         }
         String order = args.length > 1 ? args[1] : "order-" + System.currentTimeMillis();
 
+        // The template must be one of yours; 300200 is one that zns dev has.
         // The natural key of this notification: publish it twice and the person still gets it once.
         String source = "order-service", idempotencyKey = order + "/shipped";
         String value = """
-            {"source": "%s", "idempotency_key": "%s", "recipient": {"phone": "%s"}, "template_id": "643118",
+            {"source": "%s", "idempotency_key": "%s", "recipient": {"phone": "%s"}, "template_id": "300200",
              "template_data": {"order_code": "%s", "customer_name": "Nguyen Van A"}, "category": "TRANSACTION",
              "ttl": "3600s", "reference": "%s", "fallback": {"sms_text": "Don hang %s da duoc gui"}}"""
             .formatted(source, idempotencyKey, args[0], order, order, order); // use a JSON library for real data

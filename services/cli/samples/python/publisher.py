@@ -27,7 +27,7 @@ def main():
         "source": source,
         "idempotency_key": idempotency_key,
         "recipient": {"phone": sys.argv[1]},
-        "template_id": "643118",
+        "template_id": "300200",  # yours; zns dev has this one
         "template_data": {"order_code": order, "customer_name": "Nguyen Van A"},
         "category": "TRANSACTION",
         "ttl": "3600s",
