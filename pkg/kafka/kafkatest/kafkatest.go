@@ -166,6 +166,10 @@ func Own(tb testing.TB, opts local.Options) *Server {
 	if err := local.Available(); err != nil {
 		tb.Skipf("needs a broker of its own to kill: %v", err)
 	}
+	// A test that loads its broker gives it a heap of its own; the others wait for starts more than for anything else.
+	if opts.Heap == "" {
+		opts.QuickStart = true
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	s, err := startLocal(ctx, opts)
