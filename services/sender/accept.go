@@ -36,8 +36,9 @@ const (
 
 // Reasons of dead letters that are not reasons of pkg/notification.
 const (
-	dlqIDReused = "ID_REUSED"
-	dlqTooLarge = "REFUSED_BY_BROKER"
+	dlqIDReused  = "ID_REUSED"
+	dlqTooLarge  = "REFUSED_BY_BROKER"
+	dlqMisplaced = "MISPLACED"
 )
 
 // maxDLQValue is the largest value that a dead letter carries: what fits into a broker's default limit of a record
@@ -65,9 +66,11 @@ func (h *handler) accept(u unit, r kafka.Record) {
 	}
 	id, hasID := notification.ID(req)
 	key := notification.PartitionKey(req)
-	if key != "" && h.misplaced(r, kafka.Murmur2Partition([]byte(key), u.LedgerPartitions()), u.LedgerPartitions()) {
-		h.move(u, r, kafka.Murmur2Partition([]byte(key), u.LedgerPartitions()))
-		return
+	if key != "" {
+		if to := kafka.Murmur2Partition([]byte(key), u.LedgerPartitions()); to != r.Partition {
+			h.misplaced(u, r, to)
+			return
+		}
 	}
 	if !hasID || r.Partition >= u.LedgerPartitions() {
 		if broken == nil {
@@ -174,18 +177,14 @@ func reasonName(r notification.Reason) string {
 	return "MALFORMED"
 }
 
-// misplaced reports whether a record belongs to another partition. One that was moved is never moved again, but from
-// a front door, where nothing can be remembered.
-func (h *handler) misplaced(r kafka.Record, canonical, partitions int32) bool {
-	if canonical == r.Partition {
-		return false
+// misplaced publishes the record again on the partition that it belongs to, where its id is remembered. The sender
+// moves a record once and to the right place: one that says it was moved and is wrong again was written by somebody
+// who copied the headers, and taking it here could send a second message.
+func (h *handler) misplaced(u unit, r kafka.Record, to int32) {
+	if _, moved := r.Header(headerMoved); moved {
+		h.deadLetter(u, r, dlqMisplaced, "it carries zns-moved but is not on the partition of its key: publish it without that header", "", true)
+		return
 	}
-	_, moved := r.Header(headerMoved)
-	return !moved || r.Partition >= partitions
-}
-
-// move publishes the record again on the partition that it belongs to.
-func (h *handler) move(u unit, r kafka.Record, to int32) {
 	out := r
 	out.Partition = to
 	out.Headers = append(slices.Clip(r.Headers),
@@ -268,7 +267,7 @@ func (h *handler) take(u unit, a arrival) {
 		return
 	}
 	u.Ledger(e.id.String(), e.encode())
-	if p.ready.len() > keepDecoded {
+	if !e.inReady || p.ready.len() > keepDecoded {
 		e.req = nil
 	}
 }

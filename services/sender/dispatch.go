@@ -170,6 +170,7 @@ func (d *dispatcher) work() {
 			if d.breaker.open {
 				d.withdrawAll()
 			}
+			d.spawn() // more calls may be allowed now
 		}
 		d.finish(c)
 		d.mu.Unlock()

@@ -264,7 +264,7 @@ func (h *handler) orphans(tx tick) (again bool) {
 			}
 			u.Ledger(e.id.String(), e.encode())
 			u.OnAbort(func() { p.orphans.pushFront(e) })
-			u.OnCommit(func() { h.tellUnknown(e) })
+			h.tellUnknown(u, e)
 		}
 	}
 	return false

@@ -150,8 +150,8 @@ func (m *metrics) attempt(r *zalo.Result) {
 	m.callTime.Observe(r.Duration.Seconds())
 }
 
-func (m *metrics) unknown(e *entry) {
-	m.unknowns.WithLabelValues(enumLabel(e.cause.String(), "UNKNOWN_CAUSE_")).Inc()
+func (m *metrics) unknown(cause znsv1.UnknownCause) {
+	m.unknowns.WithLabelValues(enumLabel(cause.String(), "UNKNOWN_CAUSE_")).Inc()
 }
 
 func (m *metrics) sent(e *entry, source znsv1.OutcomeSource, now time.Time) {

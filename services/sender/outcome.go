@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -18,6 +19,9 @@ func (h *handler) update(u unit, e *entry, f func()) {
 	u.Ledger(e.id.String(), e.encode())
 	if e.keepsRequest() {
 		p.place(e, now)
+		if e.state != stateSending {
+			e.req = nil // it waits now: the decoded form is several times the size
+		}
 		u.OnAbort(func() {
 			e.mut = before
 			p.place(e, now)
@@ -107,17 +111,10 @@ func (h *handler) outcome(u unit, c *call) {
 	default:
 		h.update(u, e, func() {
 			e.addResult(done)
-			h.becomeUnknown(e, r.Cause.Proto(), int32(cmpOr(r.Code, r.HTTPStatus)), done.duration, now)
+			h.becomeUnknown(e, r.Cause.Proto(), int32(cmp.Or(r.Code, r.HTTPStatus)), done.duration, now)
 		})
-		u.OnCommit(func() { h.tellUnknown(e) })
+		h.tellUnknown(u, e)
 	}
-}
-
-func cmpOr(a, b int) int {
-	if a != 0 {
-		return a
-	}
-	return b
 }
 
 // withdrawn puts e back in front of its order: its intent was written, but its call was never begun.
@@ -145,7 +142,7 @@ func (h *handler) turnedAway(u unit, e *entry, done attemptResult, r *zalo.Resul
 		e.addResult(done)
 		e.code = int32(r.Code)
 		e.history.add(&ledgerv1.Step{
-			TimeMs: now, Kind: kind, Attempt: e.attempt, Code: int32(cmpOr(r.Code, r.HTTPStatus)), DurationMs: done.duration,
+			TimeMs: now, Kind: kind, Attempt: e.attempt, Code: int32(cmp.Or(r.Code, r.HTTPStatus)), DurationMs: done.duration,
 		})
 	}
 	if r.Outcome == zalo.Rejected && !r.Retryable && !r.Hold {

@@ -24,6 +24,7 @@ type partition struct {
 	tombs  deque[tomb]             // terminal, in the order in which they became so
 	scopes map[string]*scope
 	ready  deque[*entry]
+	stale  int // entries in ready that are gone
 	timers timerHeap
 
 	restoring map[uuid.UUID][]byte // while the ledger is read: the latest record of each entry that is not terminal
@@ -107,6 +108,10 @@ func (p *partition) remove(e *entry) {
 	p.interest.track(e, false, false)
 	p.setTimer(e, 0)
 	p.count(e, 0)
+	if e.inReady {
+		p.stale++
+		p.tidyReady()
+	}
 	e.runnable, e.inReady = false, false
 	if s := e.scope; s != nil {
 		s.leave(e)
@@ -238,6 +243,7 @@ func (p *partition) next() *entry {
 			return nil
 		}
 		if !e.inReady {
+			p.stale = max(p.stale-1, 0)
 			continue
 		}
 		e.inReady = false
@@ -245,6 +251,19 @@ func (p *partition) next() *entry {
 			continue
 		}
 		return e
+	}
+}
+
+// tidyReady drops what is gone from the ready queue, so that a long standstill in which much expires costs no memory.
+func (p *partition) tidyReady() {
+	if p.stale < 1024 || p.stale < p.ready.len()/2 {
+		return
+	}
+	p.stale = 0
+	for range p.ready.len() {
+		if e, _ := p.ready.popFront(); e.inReady && p.live[e.id] == e {
+			p.ready.pushBack(e)
+		}
 	}
 }
 

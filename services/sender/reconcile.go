@@ -192,7 +192,8 @@ func (r *reconciler) read(ctx context.Context, from time.Time) error {
 				return nil
 			}
 		}
-		if marked.IsZero() && time.Since(taken) >= markEvery {
+		// A watermark that is not reached for a minute is of a topic that was made anew.
+		if marked.IsZero() && time.Since(taken) >= markEvery || time.Since(taken) >= time.Minute {
 			now := time.Now()
 			markCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			err := reader.Mark(markCtx)
@@ -204,8 +205,9 @@ func (r *reconciler) read(ctx context.Context, from time.Time) error {
 		}
 		pollCtx, cancel := context.WithTimeout(ctx, markEvery)
 		records, err := reader.Poll(pollCtx)
+		waited := pollCtx.Err() != nil
 		cancel()
-		if err != nil && ctx.Err() == nil && pollCtx.Err() == nil {
+		if err != nil && !waited {
 			return err
 		}
 		r.take(records)

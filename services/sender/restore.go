@@ -124,7 +124,7 @@ func (h *handler) rebuild(p *partition, at time.Time) (orphans, broken int) {
 	entries := make([]*entry, 0, len(p.restoring))
 	for id, value := range p.restoring {
 		e, err := decodeEntry(value)
-		if err != nil || e.id != id || e.fixed == nil {
+		if err != nil || e.id != id || e.fixed == nil || (e.state == stateSending || e.state == stateUnknown) && len(e.open) == 0 {
 			broken++
 			p.done[id] = doneEntry{finished: now}
 			continue
@@ -144,7 +144,8 @@ func (h *handler) rebuild(p *partition, at time.Time) (orphans, broken int) {
 		h.judge(e, req)
 		if e.state == stateSending {
 			orphans++
-			cause := znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED
+			const cause = znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED
+			e.addResult(attemptResult{openAttempt: e.open[len(e.open)-1], outcome: znsv1.AttemptOutcome_ATTEMPT_OUTCOME_UNKNOWN, cause: cause})
 			h.becomeUnknown(e, cause, 0, 0, now)
 			p.orphans.pushBack(e)
 		}

@@ -37,11 +37,14 @@ func (h *handler) becomeUnknown(e *entry, cause znsv1.UnknownCause, code, durati
 }
 
 // tellUnknown says that e is unknown, once that is committed, and sees to it that its callback will be found.
-func (h *handler) tellUnknown(e *entry) {
-	h.metrics.unknown(e)
-	h.log.Warn("outcome unknown", "notification_id", e.id, "attempt", e.attempt, "cause", e.cause.String(),
-		"policy", e.policy.String(), "decide_by", fromMs(e.decideBy))
-	h.callbacks.need(fromMs(e.open[0].intent), false)
+func (h *handler) tellUnknown(u unit, e *entry) {
+	cause, decideBy, oldest := e.cause, e.decideBy, e.open[0].intent // a callback may settle e before the commit
+	u.OnCommit(func() {
+		h.metrics.unknown(cause)
+		h.log.Warn("outcome unknown", "notification_id", e.id, "attempt", e.attempt, "cause", cause.String(),
+			"policy", e.policy.String(), "decide_by", fromMs(decideBy))
+		h.callbacks.need(fromMs(oldest), false)
+	})
 }
 
 // due does what e's timer was set for. False: the transaction takes no more.

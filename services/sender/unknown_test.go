@@ -68,6 +68,24 @@ func TestCallbackBeforeTheLostAnswer(t *testing.T) {
 	}
 }
 
+// TestCallbackInTheTickOfTheLostAnswer: unknown and settled within one transaction.
+func TestCallbackInTheTickOfTheLostAnswer(t *testing.T) {
+	c := newCore(t)
+	id, r := c.request()
+	c.tick(true, r)
+	tracking := c.calls[0].trackingID
+	c.answer(id, lost)
+	c.callback(id, tracking)
+	c.tick(false)
+	c.want(id, "SENDING(1)")
+	c.callback(id, tracking)
+	c.tick(true)
+	c.want(id, "done")
+	if len(c.sent(id)) != 1 || len(c.unresolved(id)) != 0 {
+		t.Fatalf("zns.sent %v, zns.unresolved %v", c.sent(id), c.unresolved(id))
+	}
+}
+
 // unknownAfter makes a request unknown and returns it after the given time.
 func unknownAfter(t *testing.T, d time.Duration, change ...func(*notificationv1.NotificationRequested)) (*core, func(string)) {
 	t.Helper()

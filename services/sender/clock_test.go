@@ -1,0 +1,126 @@
+package sender
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/znshub/znshub/pkg/kafka"
+)
+
+func testLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func contextWithStop(t *testing.T) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	return ctx, cancel
+}
+
+func (f *fakeCallbacks) open(_ context.Context, from time.Time) (callbackReader, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return nil, f.fail
+	}
+	f.opened = append(f.opened, from)
+	f.readers++
+	return fakeReader{f}, nil
+}
+
+func (f *fakeCallbacks) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.readers
+}
+
+func (f *fakeCallbacks) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+type fakeReader struct{ f *fakeCallbacks }
+
+func (r fakeReader) Poll(ctx context.Context) ([]kafka.Record, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+func (r fakeReader) Mark(context.Context) error { return nil }
+func (r fakeReader) CaughtUp() bool {
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	return !r.f.behind
+}
+func (r fakeReader) Close() {
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	r.f.readers--
+}
+
+// TestClock: nothing is trusted before the first comparison, or while the clocks differ.
+func TestClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		skew := time.Duration(0)
+		c := newClock(func(context.Context, int32) (time.Time, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return time.Now().Add(skew), nil
+		}, func() {}, testLog())
+		ctx, stop := contextWithStop(t)
+		var wg sync.WaitGroup
+		wg.Go(func() { c.run(ctx) })
+		if c.trusted(time.Now()) || c.wrong(time.Now()) != "" {
+			t.Error("before the first comparison: not trusted, but no reason not to be ready")
+		}
+		for _, tc := range []struct {
+			skew time.Duration
+			ok   bool
+		}{{0, true}, {20 * time.Second, true}, {40 * time.Second, false}, {0, true}, {-40 * time.Second, false}, {-time.Second, true}} {
+			mu.Lock()
+			skew = tc.skew
+			mu.Unlock()
+			time.Sleep(measureEvery)
+			c.committed(0, time.Now())
+			synctest.Wait()
+			if got := c.trusted(time.Now()); got != tc.ok || (c.wrong(time.Now()) == "") != tc.ok {
+				t.Errorf("skew %s: trusted %t, %q", tc.skew, got, c.wrong(time.Now()))
+			}
+		}
+		stop()
+		wg.Wait()
+	})
+}
+
+// TestUntrustedClockStopsTheWork: while the clock is wrong nothing is started, expired or forgotten; outcomes and new
+// requests are still taken.
+func TestUntrustedClockStopsTheWork(t *testing.T) {
+	c := newCore(t)
+	sentID, r := c.request()
+	c.tick(true, r)
+	soon, r := c.request(ttl(time.Minute), notBefore(c.now.Add(30*time.Second)))
+	c.tick(true, r)
+	c.h.clock.off = false // never compared
+	c.answer(sentID, accepted("m"))
+	fresh, r := c.request()
+	c.tick(true, r)
+	c.want(sentID, "done")
+	c.want(fresh, "ACCEPTED")
+	c.pass(100 * time.Hour)
+	c.tick(true)
+	c.want(soon, "HELD(not_before)")
+	c.want(fresh, "ACCEPTED")
+	if d := c.h.partition(0).tombs.len() + c.h.partition(1).tombs.len(); d != 1 || len(c.calls) != 0 {
+		t.Fatalf("%d remembered, %d calls", d, len(c.calls))
+	}
+	c.h.clock.off = true
+	c.tick(true)
+	c.tick(true)
+	c.want(soon, "done")
+	c.want(fresh, "done")
+	if len(c.failed(soon)) != 1 || c.ledgerOf(sentID) != nil {
+		t.Error("what was due was not done once the clock is right")
+	}
+}
