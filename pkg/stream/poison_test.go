@@ -190,8 +190,16 @@ func TestForeignTransactionIsLeftAlone(t *testing.T) {
 	if strings.Contains(m.log.String(), string(stream.StepTakeover)) {
 		t.Error("it was ended")
 	}
+	if m.Status().Partitions[0].Ready {
+		t.Error("the partition works though its ledger was not read to the high watermark")
+	}
 	if err := foreign.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
 		t.Errorf("the foreign program was fenced: %v", err)
 	}
 	m.ready(t, 1)
+	m.Do(func() {
+		if m.app.parts[0].entries["x"] == nil {
+			t.Error("what the transaction wrote was not restored")
+		}
+	})
 }

@@ -214,9 +214,10 @@ func (r *reader) fetch(leader int32) error {
 
 // take hands one record on.
 func (r *reader) take(rec *kgo.Record) error {
-	if r.records++; r.records%1024 == 0 && r.p.ctx.Err() != nil {
-		return r.p.ctx.Err()
+	if err := r.p.ctx.Err(); err != nil {
+		return err // given up: whoever gives it up waits for this
 	}
+	r.records++
 	if string(rec.Key) != PositionKey {
 		if err := r.e.cfg.Handler.Restore(r.p.id, record(rec)); err != nil {
 			return stopf("restore offset %d of ledger topic %s partition %d: %w", rec.Offset, rec.Topic, rec.Partition, err)
