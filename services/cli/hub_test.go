@@ -1,0 +1,211 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/znshub/znshub/pkg/kafka/kafkatest"
+	"github.com/znshub/znshub/services/cli/demo"
+)
+
+// TestMain makes the test binary the sender of zns demo when the demo starts it as one.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "demo-sender" {
+		os.Exit(Main(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// devHub is a running "zns dev".
+type devHub struct {
+	environ []string // with its broker
+	stop    func() result
+}
+
+// startDev runs zns dev --json until stop.
+func startDev(t *testing.T, environ []string, args ...string) devHub {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	out, errs := &firstLine{got: make(chan struct{})}, &syncBuffer{}
+	app := &App{In: strings.NewReader(""), Out: out, Err: errs, Environ: environ}
+	ended := make(chan int, 1)
+	go func() { ended <- app.Run(ctx, append([]string{"dev", "--json"}, args...)) }()
+	stop := sync.OnceValue(func() result {
+		cancel()
+		select {
+		case code := <-ended:
+			return result{code, out.String(), errs.String()}
+		case <-time.After(40 * time.Second):
+			t.Error("zns dev does not end")
+			return result{}
+		}
+	})
+	t.Cleanup(func() { stop() })
+	select {
+	case <-out.got:
+	case code := <-ended:
+		ended <- code
+		t.Fatalf("zns dev ended with %d: %s", code, errs)
+	case <-time.After(60 * time.Second):
+		t.Fatalf("zns dev does not start: %s", errs)
+	}
+	var where struct{ Brokers []string }
+	if err := json.Unmarshal([]byte(out.String()), &where); err != nil || len(where.Brokers) == 0 {
+		t.Fatalf("zns dev --json printed %q: %v", out, err)
+	}
+	return devHub{environ: append(environ, "KAFKA_BROKERS="+strings.Join(where.Brokers, ",")), stop: stop}
+}
+
+// syncBuffer is a buffer for a command that still runs.
+type syncBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// firstLine closes got when the first line is there.
+type firstLine struct {
+	syncBuffer
+	once sync.Once
+	got  chan struct{}
+}
+
+func (l *firstLine) Write(p []byte) (int, error) {
+	n, err := l.syncBuffer.Write(p)
+	if bytes.Contains(p, []byte("\n")) {
+		l.once.Do(func() { close(l.got) })
+	}
+	return n, err
+}
+
+func TestDevSendsAndExplains(t *testing.T) {
+	hub := startDev(t, nil)
+	sent := run(t, hub.environ, "", "send", "--phone", "0987654321", "--template", "300200", "order_code=DH-1", "customer_name=An",
+		"--source", "shop", "--key", "order-1/shipped", "--ordering-key", "order-1", "--wait", "--timeout", "20s").want(t, 0)
+	sent.contains(t, "sent", "delivered", "order-1/shipped", "84*****321", "on the phone")
+	id := strings.Fields(sent.out)[0]
+
+	story := run(t, hub.environ, "", "explain", id).want(t, 0)
+	story.contains(t, "order-1/shipped of shop", "state            SENT, and on the phone", "requested  notification.requested[", "accepted ",
+		"intent 1", "attempt 1", "Zalo accepted", "signature valid", "zns.sent[", "zns.delivered[", "trace ", "searched")
+	var doc struct {
+		State     string
+		MsgID     string   `json:"msg_id"`
+		Tracking  []string `json:"tracking_ids"`
+		Recipient string
+	}
+	if err := json.Unmarshal([]byte(run(t, hub.environ, "", "explain", id, "--json").want(t, 0).out), &doc); err != nil {
+		t.Fatal(err)
+	}
+	if doc.Recipient != "84*****321" || doc.MsgID == "" || len(doc.Tracking) != 1 {
+		t.Fatalf("explain --json: %+v", doc)
+	}
+	// Every name of the notification leads to the same story; the ordering_key put it on another partition than its id.
+	for _, args := range [][]string{
+		{doc.MsgID}, {doc.Tracking[0]}, {"order-1/shipped"}, {"order-1/shipped", "--source", "shop"}, {"shop/order-1/shipped"},
+	} {
+		run(t, hub.environ, "", append([]string{"explain"}, args...)...).want(t, 0).contains(t, id, "zns.delivered[")
+	}
+
+	// A number without Zalo account, by the simulator's convention.
+	refused := run(t, hub.environ, "", "send", "--phone", "84900000118", "--template", "300200", "order_code=DH-2", "customer_name=An", "--wait", "--timeout", "20s")
+	refused.want(t, exitFailed).contains(t, "REJECTED", "-118", "TRY_OTHER_CHANNEL")
+
+	for _, r := range []result{sent, story, refused} {
+		for _, secret := range []string{"987654", "900000118", "=An", `"An"`} {
+			if strings.Contains(r.out+r.err, secret) {
+				t.Errorf("the output tells %q:\n%s%s", secret, r.out, r.err)
+			}
+		}
+	}
+	if r := hub.stop(); r.code != 0 {
+		t.Errorf("zns dev ended with %d: %s", r.code, r.err)
+	}
+}
+
+func TestDevKeepsItsDataOverARestart(t *testing.T) {
+	data := t.TempDir()
+	first := startDev(t, nil, "--data", data)
+	send := func(hub devHub, args ...string) result {
+		return run(t, hub.environ, "", append([]string{"send", "--phone", "0987654321", "--template", "300200", "order_code=DH-1",
+			"customer_name=An", "--source", "shop", "--wait", "--timeout", "20s"}, args...)...)
+	}
+	send(first, "--key", "order-1").want(t, 0)
+	if r := first.stop(); r.code != 0 {
+		t.Fatalf("zns dev ended with %d: %s", r.code, r.err)
+	}
+
+	second := startDev(t, nil, "--data", data)
+	run(t, second.environ, "", "explain", "shop/order-1").want(t, 0).contains(t, "SENT, and on the phone")
+	// The ledger remembers: the same key again does nothing, a new one goes out.
+	send(second, "--key", "order-1", "--timeout", "2s").want(t, exitFailed).contains(t, "the last news: none")
+	send(second, "--key", "order-2").want(t, 0).contains(t, "on the phone")
+	run(t, second.environ, "", "explain", "shop/order-1").want(t, 0).contains(t, "again")
+}
+
+func TestDevRefusesAClusterInUse(t *testing.T) {
+	first := startDev(t, nil)
+	// Its own sender is a member of the group: a second hub would share the requests with another simulator.
+	r := run(t, first.environ, "", "dev", "--for", "1ms").want(t, exitFailed)
+	r.contains(t, "seems to serve a hub in earnest", "group zns-sender has 1 members", "unset KAFKA_BROKERS")
+}
+
+func TestDevNamesWhatIsWrongWithItsFlags(t *testing.T) {
+	run(t, nil, "", "dev", "--latency", "slow").want(t, exitUsage).contains(t, "--latency")
+	run(t, []string{"KAFKA_BROKERS=127.0.0.1:1"}, "", "dev").want(t, exitFailed).contains(t, "127.0.0.1:1")
+}
+
+// TestDemo runs the demo on the tests' broker, a real Kafka where there is one, and on the fake that it brings itself.
+func TestDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 10 to 20 seconds for each broker")
+	}
+	brokers := map[string][]string{"its own fake": nil}
+	if b := kafkatest.Broker(t); b.Real() {
+		brokers[b.Describe()] = []string{"KAFKA_BROKERS=" + b.Addr}
+	}
+	for name, environ := range brokers {
+		t.Run(name, func(t *testing.T) {
+			r := run(t, append(environ, "PATH="+os.Getenv("PATH")), "", "demo", "--json", "--explain", "--force").want(t, 0)
+			var got demo.Result
+			if err := json.Unmarshal([]byte(r.out), &got); err != nil {
+				t.Fatal(err)
+			}
+			want := demo.Sums{Records: 8, Duplicates: 1, Sent: 4, Failed: 2, Held: 1, Messages: 4}
+			if got.Sums != want || !got.OK {
+				t.Errorf("sums %+v, ok %v; want %+v", got.Sums, got.OK, want)
+			}
+			for _, row := range got.Rows {
+				if row.Wrong != "" {
+					t.Errorf("%s: %s", row.Case, row.Wrong)
+				}
+			}
+			if len(got.Stories) != 2 {
+				t.Fatalf("%d stories", len(got.Stories))
+			}
+			for i, cause := range []string{"TIMEOUT", "OWNER_DIED"} {
+				if text, err := json.Marshal(got.Stories[i]); err != nil || !strings.Contains(string(text), "UNKNOWN: "+cause) {
+					t.Errorf("the story does not tell of %s (%v): %s", cause, err, text)
+				}
+			}
+			t.Logf("%s: took %s", got.Broker, got.Took)
+		})
+	}
+}
