@@ -258,7 +258,7 @@ func (h *handler) take(u unit, a arrival) {
 		p.lastAccepted = last
 	})
 	u.OnCommit(func() {
-		process.end(u.Now())
+		process.End()
 		h.metrics.accepted(e.category)
 		h.clock.committed(p.id, u.Now())
 	})
@@ -289,7 +289,7 @@ func (h *handler) refuse(u unit, a arrival, f failure) {
 		p.remove(e)
 		p.lastAccepted = last
 	})
-	u.OnCommit(func() { process.end(u.Now()) })
+	u.OnCommit(func() { process.End() })
 	h.fail(u, e, f)
 }
 

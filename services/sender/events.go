@@ -103,7 +103,7 @@ func (h *handler) publish(u unit, to string, ev event, m proto.Message) {
 		return
 	}
 	u.Publish(r)
-	u.OnCommit(func() { span.end(u.Now()) })
+	u.OnCommit(func() { span.End() })
 }
 
 // labels are echoed unless the broker refused the event with them.

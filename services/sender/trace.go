@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"net/url"
 	"strconv"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -28,8 +27,6 @@ type span struct {
 	trace.Span
 	traceparent, tracestate string
 }
-
-func (s span) end(at time.Time) { s.Span.End(trace.WithTimestamp(at)) }
 
 func notificationID(e *entry) attribute.KeyValue {
 	return attribute.String("znshub.notification_id", e.id.String())
