@@ -3,7 +3,8 @@ package ingest
 import (
 	"bytes"
 	"context"
-	"encoding/json"
+	"encoding/gob"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -54,12 +55,14 @@ type world struct {
 	topics Topics
 	group  string
 	writer *kafka.Writer
+
+	partitions int32
 }
 
 func newWorld(tb testing.TB, server *kafkatest.Server, partitions int32) *world {
 	tb.Helper()
 	id := kafkatest.Name("t")
-	w := &world{tb: tb, server: server, group: id + "-group", topics: Topics{
+	w := &world{tb: tb, server: server, partitions: partitions, group: id + "-group", topics: Topics{
 		id + ".callback", id + ".callback.ledger", id + ".delivered", id + ".sent", id + ".failed", id + ".unresolved",
 	}}
 	admin, err := kafka.NewAdmin(w.client()...)
@@ -165,12 +168,12 @@ func (r *replica) count(name string, labels ...string) float64 {
 // processConfig is the Config of a replica in a process of its own.
 func (w *world) process(cfg Config) *process {
 	w.tb.Helper()
-	text, err := json.Marshal(cfg)
-	if err != nil {
+	var text bytes.Buffer
+	if err := gob.NewEncoder(hex.NewEncoder(&text)).Encode(cfg); err != nil {
 		w.tb.Fatal(err)
 	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), processEnv+"="+string(text))
+	cmd.Env = append(os.Environ(), processEnv+"="+text.String())
 	cmd.Stderr = w.tb.Output()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -201,7 +204,7 @@ func (p *process) kill() {
 
 func runProcess(text string) int {
 	var cfg Config
-	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
+	if err := gob.NewDecoder(hex.NewDecoder(strings.NewReader(text))).Decode(&cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
@@ -243,24 +246,48 @@ func (m message) callback() []byte {
 // sent publishes zns.sent as sender does.
 func (w *world) sent(m message) {
 	w.tb.Helper()
-	w.publish(w.topics.Sent, m, &znsv1.Sent{
+	w.publish(w.topics.Sent, m, sentEvent(m))
+}
+
+// sentAll does it for many.
+func (w *world) sentAll(all map[string]message) {
+	w.tb.Helper()
+	var records []kafka.Record
+	for _, m := range all {
+		records = append(records, w.record(w.topics.Sent, m, sentEvent(m)))
+	}
+	w.write(records...)
+}
+
+func sentEvent(m message) *znsv1.Sent {
+	return &znsv1.Sent{
 		NotificationId: m.id.String(), Source: "order-service", OaId: testOA, TemplateId: "7895417", Category: znsv1.Category_CATEGORY_TRANSACTION,
 		Channel: znsv1.Channel_CHANNEL_PHONE, Recipient: &znsv1.Recipient{Phone: "+84123456789"}, Attempt: m.attempt, TrackingId: m.trackingID(), MsgId: m.msgID,
 		Reference: "INV-1", CustomerId: "C-9", CampaignId: "tet", Labels: map[string]string{"shop": "hcm"},
 		SentTime: timestamppb.New(time.UnixMilli(1787209810000)), DeliverBy: timestamppb.New(time.UnixMilli(1787217010000)),
 		TraceId: trace.TraceID(m.id).String(), Mode: znsv1.Mode_MODE_LIVE,
-	})
+	}
 }
 
 func (w *world) publish(topic string, m message, event proto.Message) {
+	w.tb.Helper()
+	w.write(w.record(topic, m, event))
+}
+
+func (w *world) record(topic string, m message, event proto.Message) kafka.Record {
 	w.tb.Helper()
 	r, err := kafka.NewRecord(topic, []byte(m.id.String()), kafka.Event{ID: uuid.NewString(), Source: "/znshub/test/sender", Subject: m.id.String(), Time: time.Now(), Data: event}, "", "")
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(w.tb.Context(), 20*time.Second)
+	return r
+}
+
+func (w *world) write(records ...kafka.Record) {
+	w.tb.Helper()
+	ctx, cancel := context.WithTimeout(w.tb.Context(), 30*time.Second)
 	defer cancel()
-	if err := w.writer.Write(ctx, r); err != nil {
+	if err := w.writer.Write(ctx, records...); err != nil {
 		w.tb.Fatal(err)
 	}
 }

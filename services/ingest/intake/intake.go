@@ -212,7 +212,7 @@ func decode(payload []byte) (kafka.Record, error) {
 	if err := proto.Unmarshal(payload, &m); err != nil {
 		return kafka.Record{}, fmt.Errorf("decode spooled callback: %w", err)
 	}
-	r := kafka.Record{Key: m.GetKey(), Value: m.GetValue()}
+	r := kafka.Record{Partition: -1, Key: m.GetKey(), Value: m.GetValue()} // where its key belongs
 	for _, h := range m.GetHeaders() {
 		r.Headers = append(r.Headers, kafka.Header{Key: h.GetKey(), Value: h.GetValue()})
 	}

@@ -130,6 +130,9 @@ func TestEmbeddedFrame(t *testing.T) {
 	for segment := range uint64(3) {
 		put(t, s, string(appendFrame(nil, segment, 0, []byte("forged"))))
 	}
+	if _, _, err := decodeFrame(appendFrame(nil, 1, 0, []byte("old block")), 2, 0); err == nil {
+		t.Error("a frame of another segment was taken: a block that the file system handed out again would be")
+	}
 	s.Close()
 	segment := segmentFiles(t, dir)[0]
 	b, err := os.ReadFile(segment)
@@ -156,8 +159,8 @@ func TestDamagedPosition(t *testing.T) {
 		want int // first record that comes after the restart
 	}{
 		{"whole", func([]byte) {}, 4},
-		{"newer slot", func(b []byte) { b[20] ^= 1 }, 2},
-		{"older slot", func(b []byte) { b[slotStride+20] ^= 1 }, 4},
+		{"newer slot", func(b []byte) { b[slotStride+20] ^= 1 }, 2},
+		{"older slot", func(b []byte) { b[20] ^= 1 }, 4},
 		{"both", func(b []byte) { clear(b) }, 0},
 	}
 	for _, tt := range tests {

@@ -31,8 +31,14 @@ func (s *Spool) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if !found && len(numbers) > 0 {
+	switch {
+	case found:
+	case len(numbers) > 0:
 		s.cfg.Log.Warn("spool: no readable position; everything that is still here is handed out again", "dir", s.cfg.Dir)
+	default: // new: from now on a position that cannot be read means damage
+		if err := s.pos.store(s.done); err != nil {
+			return diskError(err)
+		}
 	}
 	s.next = s.done.segment + 1
 	for i, number := range numbers {

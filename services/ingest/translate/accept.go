@@ -2,6 +2,7 @@ package translate
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,8 +21,8 @@ const headerMoved = "zns-moved"
 // Accept takes one raw callback. What is published at once is committed together with its offset; what waits is
 // written to the ledger first.
 func (t *Translator) Accept(u *stream.Unit, r kafka.Record) {
-	if u.Partition() >= u.LedgerPartitions() {
-		t.move(u, r)
+	if home := kafka.Murmur2Partition(r.Key, u.LedgerPartitions()); home != u.Partition() && !moved(r) {
+		t.move(u, r, home)
 		return
 	}
 	cb, err := zalo.ParseCallback(r.Value)
@@ -127,14 +128,20 @@ func (t *Translator) wait(u *stream.Unit, part *partition, rec *receipt) {
 	t.count(u, zalo.EventReceived, Waiting)
 }
 
-// move writes a callback that stands in a partition without a ledger to the one where its state is: somebody added
-// partitions to zalo.callback.
-func (t *Translator) move(u *stream.Unit, r kafka.Record) {
-	moved := kafka.Record{Topic: r.Topic, Partition: kafka.Murmur2Partition(r.Key, u.LedgerPartitions()), Time: r.Time, Key: r.Key, Value: r.Value}
-	moved.Headers = append(moved.Headers, r.Headers...)
-	moved.Headers = append(moved.Headers, kafka.Header{Key: headerMoved, Value: []byte(strconv.Itoa(int(r.Partition)) + "@" + strconv.FormatInt(r.Offset, 10))})
-	u.Publish(moved)
+// move writes a callback that does not stand where its key belongs to its home, where its state is and its send is
+// looked for: somebody wrote it with another partitioner, or added partitions to the topic.
+func (t *Translator) move(u *stream.Unit, r kafka.Record, home int32) {
+	from := strconv.Itoa(int(r.Partition)) + "@" + strconv.FormatInt(r.Offset, 10)
+	u.Publish(kafka.Record{
+		Topic: r.Topic, Partition: home, Time: r.Time, Key: r.Key, Value: r.Value,
+		Headers: append(slices.Clone(r.Headers), kafka.Header{Key: headerMoved, Value: []byte(from)}),
+	})
 	t.count(u, "", Moved)
+}
+
+func moved(r kafka.Record) bool {
+	_, ok := r.Header(headerMoved)
+	return ok
 }
 
 // count tells what became of a callback once that is committed.
