@@ -85,7 +85,40 @@ func Decode(r kafka.Record) (*notificationv1.NotificationRequested, error) {
 	if e, ok := errors.AsType[*Error](err); ok {
 		req = e.Partial
 	}
-	return nil, invalid(req, tooLarge)
+	return nil, invalid(shorten(req), tooLarge)
+}
+
+// echoLimit is the longest text of an oversized request that results echo. Whole, it would make a result that no broker
+// takes, and the refusal would then be told to nobody.
+const echoLimit = 1 << 10
+
+// shorten clears in req, which may be nil, what is long or is not echoed.
+func shorten(req *notificationv1.NotificationRequested) *notificationv1.NotificationRequested {
+	if req == nil {
+		return nil
+	}
+	req.TemplateData, req.Text, req.Channels = nil, "", nil
+	req.ProtoReflect().SetUnknown(nil)
+	for _, m := range []protoreflect.Message{req.ProtoReflect(), req.GetRecipient().ProtoReflect()} {
+		m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			switch {
+			case field.IsMap() && proto.Size(&notificationv1.NotificationRequested{Labels: texts(v.Map())}) > 4*echoLimit,
+				field.Kind() == protoreflect.StringKind && !field.IsMap() && len(v.String()) > echoLimit:
+				m.Clear(field)
+			}
+			return true
+		})
+	}
+	return req
+}
+
+func texts(m protoreflect.Map) map[string]string {
+	out := make(map[string]string, m.Len())
+	m.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+		out[k.String()] = v.String()
+		return true
+	})
+	return out
 }
 
 func invalid(partial *notificationv1.NotificationRequested, violations ...Violation) *Error {

@@ -240,6 +240,24 @@ func TestBrokenProtobuf(t *testing.T) {
 	}
 }
 
+// What is left of an oversized request goes into a result, and that must fit.
+func TestAnOversizedRequestIsEchoedShort(t *testing.T) {
+	e := decodeError(t, record(marshal(t, &notificationv1.NotificationRequested{
+		NotificationId: someID, Reference: strings.Repeat("x", MaxSize), CustomerId: "C-1",
+		Recipient:    &notificationv1.Recipient{Phone: "0987654321", UserId: strings.Repeat("9", MaxSize)},
+		TemplateData: map[string]string{"a": strings.Repeat("x", MaxSize)},
+		Labels:       map[string]string{"a": strings.Repeat("x", MaxSize)},
+		Fallback:     map[string]string{"sms_text": "short"},
+	})))
+	want := &notificationv1.NotificationRequested{
+		NotificationId: someID, CustomerId: "C-1", Recipient: &notificationv1.Recipient{Phone: "0987654321"},
+		Fallback: map[string]string{"sms_text": "short"},
+	}
+	if diff := cmp.Diff(want, e.Partial, protocmp.Transform()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 func protowireString(number protowire.Number, s string) []byte {
 	return protowire.AppendString(protowire.AppendTag(nil, number, protowire.BytesType), s)
 }
