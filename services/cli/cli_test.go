@@ -227,6 +227,8 @@ func TestConfig(t *testing.T) {
 	environ := []string{"SENDER_REQUEST_TIMEOUT=soon", "ZALO_ACCESS_TOKEN=very-secret-token", "ZALO_OA_ID=2893352839501541173", "SENDER_MAX_INFLIGHT=3", "SENDER_ALLOW_PHONES=0987654321"}
 	r := run(t, environ, "", "config", "check", "--program", "sender").want(t, exitFailed)
 	r.contains(t, "SENDER_REQUEST_TIMEOUT", "for example", "SENDER_MAX_INFLIGHT", "did you mean SENDER_MAX_IN_FLIGHT")
+	run(t, []string{"KAFKA_SASL_USERNAME=me"}, "", "config", "check", "--program", "sender").want(t, exitFailed).contains(t, "KAFKA_SASL_PASSWORD")
+	run(t, []string{"KAFKA_BROKERS=a:9092"}, "", "config", "check", "--program", "sender").want(t, 0).contains(t, "sender: ok")
 	show := run(t, environ, "", "config", "show", "--program", "sender", "--set").want(t, 0)
 	show.contains(t, "ZALO_ACCESS_TOKEN", "********", "env", "84*****321")
 	for _, secret := range []string{"very-secret-token", "0987654321"} {

@@ -59,13 +59,30 @@ func (a *App) load(names []string) []loaded {
 			continue
 		}
 		l, err := config.LoadFrom(a.Environ, p.settings...)
-		out := loaded{program: p.name, settings: l.Settings, warnings: l.Warnings}
+		out := loaded{program: p.name, settings: once(l.Settings), warnings: l.Warnings}
 		if bad, ok := errors.AsType[*config.Error](err); ok {
 			out.problems = bad.Problems
+		} else if p.kafka != nil {
+			// What the variables say together, and the certificates that they name.
+			if _, err := p.kafka.Options(); err != nil {
+				for line := range strings.Lines(err.Error()) {
+					out.problems = append(out.problems, config.Problem{Message: strings.TrimSpace(line)})
+				}
+			}
 		}
 		all = append(all, out)
 	}
 	return all
+}
+
+// once leaves out settings that several structs of a program share.
+func once(settings []config.Setting) []config.Setting {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(settings), func(s config.Setting) bool {
+		again := seen[s.Name]
+		seen[s.Name] = true
+		return again
+	})
 }
 
 // Run reports problems and warnings.
@@ -126,6 +143,9 @@ func (c *configShowCmd) Run(a *App) error {
 			}
 			table.Cells(settingCells(a.Style, s)...)
 		}
+		if table.Empty() && !a.Globals.JSON {
+			table.Cells(render.Cell{Text: "  everything is at its default", Paint: a.Style.Dim})
+		}
 		if _, err := table.WriteTo(a.Out); err != nil {
 			return err
 		}
@@ -145,9 +165,9 @@ func settingCells(style render.Style, s config.Setting) []render.Cell {
 	return []render.Cell{{Text: "  " + s.Name}, value, origin, {Text: s.Help, Paint: style.Dim}}
 }
 
-// withoutPhones masks the one setting that lists people.
+// withoutPhones masks the settings that list people.
 func withoutPhones(s config.Setting) string {
-	if s.Name != "SENDER_ALLOW_PHONES" || s.Value == "" {
+	if s.Name != "SENDER_ALLOW_PHONES" && s.Name != "SIM_ADMINS" || s.Value == "" {
 		return s.Value
 	}
 	phones := strings.Split(s.Value, ",")

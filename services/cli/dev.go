@@ -128,7 +128,7 @@ func (c *devCmd) welcome(a *App, s *dev.Stack, external *kafka.Config) error {
 	}
 	table := render.Table{Style: a.Style}
 	table.Row("  broker", brokers, s.Describe)
-	table.Row("  zalo simulator", s.SimURL, fmt.Sprintf("seed %d · %s/sim/ has its books", c.Seed, s.SimURL))
+	table.Row("  zalo simulator", s.SimURL, fmt.Sprintf("seed %d · its books: /sim/audit /sim/totals /sim/faults", c.Seed))
 	table.Row("  webhook-ingest", s.WebhookURL)
 	table.Row("  admin", "http://"+s.SenderAdmin+"/metrics", "sender: /livez /readyz /metrics")
 	table.Row("", "http://"+s.IngestAdmin+"/metrics", "webhook-ingest: the same")

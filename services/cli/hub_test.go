@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
+	"github.com/znshub/znshub/pkg/notification"
+	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/cli/demo"
 )
 
@@ -128,7 +132,9 @@ func TestDevSendsAndExplains(t *testing.T) {
 	refused := run(t, hub.environ, "", "send", "--phone", "84900000118", "--template", "300200", "order_code=DH-2", "customer_name=An", "--wait", "--timeout", "20s")
 	refused.want(t, exitFailed).contains(t, "REJECTED", "-118", "TRY_OTHER_CHANNEL")
 
-	for _, r := range []result{sent, story, refused} {
+	moved := movedRequest(t, hub.environ)
+
+	for _, r := range []result{sent, story, refused, moved} {
 		for _, secret := range []string{"987654", "900000118", "=An", `"An"`} {
 			if strings.Contains(r.out+r.err, secret) {
 				t.Errorf("the output tells %q:\n%s%s", secret, r.out, r.err)
@@ -138,6 +144,39 @@ func TestDevSendsAndExplains(t *testing.T) {
 	if r := hub.stop(); r.code != 0 {
 		t.Errorf("zns dev ended with %d: %s", r.code, r.err)
 	}
+}
+
+// movedRequest publishes a request on a partition that is not its own, and explains it.
+func movedRequest(t *testing.T, environ []string) result {
+	t.Helper()
+	conf, err := (&App{Environ: environ}).kafkaConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts, err := conf.Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	writer, err := kafka.NewWriter(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	id := notification.DeriveID("shop", "order-3/shipped").String()
+	wrong := (kafka.Murmur2Partition([]byte(id), topic.DefaultPartitions) + 1) % topic.DefaultPartitions
+	record := kafka.Record{Topic: topic.Requested, Partition: wrong, Value: []byte(strings.Replace(request("shop", "order-3/shipped"), "}}", `,"customer_name":"An"}}`, 1))}
+	if err := writer.Write(t.Context(), record); err != nil {
+		t.Fatal(err)
+	}
+	var story result
+	for range 100 {
+		if story = run(t, environ, "", "explain", id); strings.Contains(story.out, "on the phone") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	story.want(t, 0).contains(t, "moved      to notification.requested[", "its own partition", fmt.Sprintf("requested  notification.requested[%d]@", wrong), "SENT, and on the phone")
+	return story
 }
 
 func TestDevKeepsItsDataOverARestart(t *testing.T) {

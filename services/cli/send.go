@@ -149,7 +149,7 @@ func (c *sendCmd) wait(ctx context.Context, a *App, follow *follower, id string)
 		events, err := follow.Next(ctx)
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return failed(fmt.Errorf("not delivered within %s; the last news: %s", c.Timeout, cmp.Or(string(last), "none")),
-				"zns explain "+id+"   tells where it waits")
+				"zns explain "+id+"   tells where it waits, or what became of it when it was asked for before")
 		}
 		if err != nil {
 			return err

@@ -144,7 +144,10 @@ func (s *Stack) startSender(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	svc := service.New("sender", common.InstanceID, common.Cluster, s.cfg.Log.With("service", "sender"), s.tracer)
+	svc, err := s.service(ctx, "sender", common)
+	if err != nil {
+		return err
+	}
 	snd, err := sender.New(svc, cfg, sender.Extras{})
 	if err != nil {
 		return err
@@ -164,7 +167,10 @@ func (s *Stack) startIngest(ctx context.Context, ln net.Listener) error {
 	if _, err := config.LoadFrom(s.Environ, &common, &cfg); err != nil {
 		return err
 	}
-	svc := service.New("webhook-ingest", common.InstanceID, common.Cluster, s.cfg.Log.With("service", "webhook-ingest"), s.tracer)
+	svc, err := s.service(ctx, "webhook-ingest", common)
+	if err != nil {
+		return err
+	}
 	cfg.InstanceID = svc.Instance
 	in, err := ingest.New(cfg, ingest.Deps{Log: svc.Log, Registerer: svc.Registry, Tracer: svc.Tracer, Listener: ln})
 	if err != nil {

@@ -55,8 +55,6 @@ type Stack struct {
 	broker  *Broker
 	servers []*http.Server
 	spool   string // to remove; empty: kept
-	tracer  *telemetry.Tracer
-	flush   func(context.Context) error
 }
 
 // marker is a topic that says: this cluster is for trying things out. It is created on a cluster that was empty.
@@ -79,7 +77,7 @@ func Start(ctx context.Context, cfg Config) (_ *Stack, err error) {
 		name string
 		run  func(context.Context) error
 	}{
-		{"broker", s.startBroker}, {"topics", s.ensureTopics}, {"traces", s.startTraces}, {"simulator and webhook-ingest", s.startEdge},
+		{"broker", s.startBroker}, {"topics", s.ensureTopics}, {"simulator and webhook-ingest", s.startEdge},
 	}
 	if cfg.Sender {
 		steps = append(steps, struct {
@@ -208,9 +206,16 @@ func (s *Stack) mayUse(ctx context.Context, admin *kafka.Admin) error {
 	return nil
 }
 
-func (s *Stack) startTraces(ctx context.Context) (err error) {
-	s.tracer, s.flush, err = telemetry.Setup(ctx, telemetry.Service{Name: "zns-dev", Version: service.Version()})
-	return err
+// service is one program's surroundings: its name in logs, metrics and, where OTEL_ variables ask for them, traces.
+func (s *Stack) service(ctx context.Context, name string, common service.Config) (*service.Service, error) {
+	svc := service.New(name, common.InstanceID, common.Cluster, s.cfg.Log.With("service", name), nil)
+	tracer, flush, err := telemetry.Setup(ctx, telemetry.Service{Name: name, Version: service.Version(), Instance: svc.Instance, Cluster: common.Cluster})
+	if err != nil {
+		return nil, err
+	}
+	svc.Tracer = tracer
+	svc.Defer("traces", flush)
+	return svc, nil
 }
 
 // startEdge starts the simulator and webhook-ingest, which must know each other's addresses.
@@ -313,9 +318,6 @@ func (s *Stack) Close(ctx context.Context) error {
 	}
 	for _, server := range s.servers {
 		errs = append(errs, server.Close())
-	}
-	if s.flush != nil {
-		errs = append(errs, s.flush(ctx))
 	}
 	if s.broker != nil {
 		s.broker.Close()
