@@ -133,12 +133,6 @@ func (m *member) signal(s syscall.Signal) {
 	}
 }
 
-// kill is kill -9.
-func (m *member) kill() {
-	m.signal(syscall.SIGKILL)
-	<-m.done
-}
-
 // stop is SIGTERM, and waits for a clean end.
 func (m *member) stop() {
 	m.t.Helper()

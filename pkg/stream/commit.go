@@ -32,30 +32,30 @@ func (e *Engine) write(ctx context.Context, tx *Tx) error {
 	if err := e.producer.client.BeginTransaction(); err != nil {
 		e.producer.broken = true
 		e.revert(tx)
-		return e.noteFailure("begin the transaction", err)
+		return e.failed("begin the transaction", err)
 	}
 	if refused, err := e.produce(ctx, tx); err != nil {
 		e.abort(ctx)
 		e.revert(tx)
 		e.refuse(tx, refused)
-		return e.noteFailure("produce", err)
+		return e.failed("produce", err)
 	}
 	e.step(StepProduced)
 	if err := e.commitOffsets(ctx, tx); err != nil {
 		e.abort(ctx)
 		e.revert(tx)
-		return e.noteFailure("commit offsets", err)
+		return e.failed("commit offsets", err)
 	}
 	e.step(StepOffsets)
 	if err := e.end(ctx, kgo.TryCommit); errors.Is(err, kerr.OperationNotAttempted) {
 		e.abort(ctx)
 		e.revert(tx)
-		return e.noteFailure("end the transaction", err)
+		return e.failed("end the transaction", err)
 	} else if err != nil {
 		// The commit may have been done, and only its answer lost. Doing it again would publish everything twice.
 		e.unsettled = tx
 		e.step(StepUnconfirmed)
-		return e.noteFailure("end the transaction", err)
+		return e.failed("end the transaction", err)
 	}
 	e.step(StepCommitted)
 	e.committed(tx)
@@ -89,7 +89,7 @@ func (e *Engine) produce(ctx context.Context, tx *Tx) (refused map[*Unit]error, 
 		closed bool
 	)
 	for i, r := range tx.records {
-		e.producer.client.Produce(context.Background(), r, func(r *kgo.Record, err error) {
+		e.producer.client.Produce(ctx, r, func(r *kgo.Record, err error) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -187,7 +187,7 @@ func (e *Engine) abort(ctx context.Context) {
 	}
 	if err := e.end(ctx, kgo.TryAbort); err != nil {
 		e.producer.broken = true
-		e.noteFailure("abort the transaction", err)
+		e.note("abort the transaction", err)
 	}
 }
 
@@ -218,7 +218,7 @@ func (e *Engine) settle(ctx context.Context) bool {
 	}
 	stored, err := e.committedOffset(ctx, witness)
 	if err != nil {
-		e.noteFailure("look whether the transaction was committed", err)
+		e.note("look whether the transaction was committed", err)
 		return false
 	}
 	e.unsettled = nil

@@ -174,7 +174,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	e.drain()
 	stopPolling()
 	polling.Wait()
-	e.leave() // runs the revoke callback: the loop must still be there
+	e.leave(live) // runs the revoke callback: the loop must still be there
 	end()
 	working.Wait()
 	return stopped(ctx, nil)
@@ -185,10 +185,10 @@ func stopped(ctx context.Context, err error) error {
 	if fatal, ok := errors.AsType[*fatalError](context.Cause(ctx)); ok {
 		return fatal.err
 	}
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil // err says no more than that a stop was asked for
 }
 
 // fatalError ends Run.
@@ -207,7 +207,7 @@ func (e *Engine) fail(err error) {
 func (e *Engine) drain() {
 	e.mu.Lock()
 	e.draining = true
-	var all []*part
+	all := make([]*part, 0, len(e.parts))
 	for _, p := range e.parts {
 		p.closing = true
 		all = append(all, p)
@@ -218,8 +218,8 @@ func (e *Engine) drain() {
 }
 
 // leave ends the membership, which runs the revoke callback, and closes the client.
-func (e *Engine) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+func (e *Engine) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := e.client.LeaveGroupContext(ctx); err != nil {
 		e.log.Warn("leaving the group failed: the others take over when the session times out", "err", err)

@@ -9,13 +9,12 @@ import (
 )
 
 // groupOptions are those of the consumer: the classic protocol, cooperative, with rebalances waiting only while
-// fetched records are handed over.
+// fetched records are handed over. The client fetches stable offsets only (KIP-447), without being told.
 func (e *Engine) groupOptions() []kgo.Opt {
 	return e.options(
 		kgo.ConsumerGroup(e.cfg.Group),
 		kgo.ConsumeTopics(e.cfg.Input),
 		kgo.DisableAutoCommit(),
-		kgo.RequireStableFetchOffsets(),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.BlockRebalanceOnPoll(),
@@ -71,7 +70,7 @@ func (e *Engine) onOffsets(_ context.Context, offsets map[string]map[int32]kgo.O
 			continue // a rebalance interrupted the fetch before: the restore is under way
 		}
 		p.restored = make(chan struct{})
-		go func() {
+		go func() { //nolint:contextcheck // a restore ends with its partition, not with the group session
 			defer close(p.restored)
 			e.restore(p)
 		}()

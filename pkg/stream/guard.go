@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/znshub/znshub/proto/topic"
 )
 
 // guarded is what the guard found when Run began.
@@ -26,18 +28,11 @@ type topics struct {
 	}
 }
 
-// The ledger is the only copy of the state: these settings keep Kafka from losing parts of it, and from keeping it in
-// a shape that cannot be read back in time.
-var ledgerSettings = []struct{ name, want string }{
-	{"cleanup.policy", "compact"}, // with delete in it, old entries vanish, and what they remember would be sent again
-	{"retention.ms", "-1"},
-	{"segment.ms", "3600000"},     // the active segment is never compacted
-	{"segment.bytes", "67108864"}, // 64 MiB
-	{"min.cleanable.dirty.ratio", "0.1"},
-	{"max.compaction.lag.ms", "86400000"},
-	{"message.timestamp.type", "LogAppendTime"},
-	{"unclean.leader.election.enable", "false"},
-}
+// ledgerSettings are what the one table of topics wants of a ledger, which is the only copy of the state: they keep
+// Kafka from losing parts of it, and from keeping it in a shape that cannot be read back in time.
+var ledgerSettings = topic.Spec{
+	Policy: topic.Compact, Retention: topic.Forever, AppendTime: true, Ledger: true,
+}.Settings()
 
 // mend is the command that every refusal names.
 const mend = `run "zns topics ensure"`
@@ -179,12 +174,12 @@ func (e *Engine) checkSettings(ctx context.Context) error {
 	}
 	var wrong []string
 	for _, s := range ledgerSettings {
-		value, told := found[s.name]
-		if !told && s.name != "cleanup.policy" {
+		value, told := found[s.Key]
+		if !told && s.Key != "cleanup.policy" {
 			continue // an embedded broker for development does not know every setting
 		}
-		if !sameSetting(value, s.want) {
-			wrong = append(wrong, fmt.Sprintf("%s is %q, %q is wanted", s.name, value, s.want))
+		if !sameSetting(value, s.Value) {
+			wrong = append(wrong, fmt.Sprintf("%s is %q, %q is wanted", s.Key, value, s.Value))
 		}
 	}
 	if len(wrong) > 0 {

@@ -26,10 +26,9 @@ func (w *world) ledger() map[string]entry {
 // finished waits until every id has ended.
 func (w *world) finished(ids []string, within time.Duration) {
 	w.t.Helper()
-	missing := 0
 	for deadline := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
 		ledger := w.ledger()
-		missing = 0
+		missing := 0
 		for _, id := range ids {
 			if s := ledger[id].State; s != "SENT" && s != "UNKNOWN" {
 				missing++

@@ -24,7 +24,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	stacks := func() (n int, text string) {
 		var b bytes.Buffer
 		pprof.Lookup("goroutine").WriteTo(&b, 2)
-		for _, g := range strings.Split(b.String(), "\n\n") {
+		for g := range strings.SplitSeq(b.String(), "\n\n") {
 			// The test's own clients and provider are there before and after.
 			if strings.Contains(g, "pkg/stream.(*") {
 				n++

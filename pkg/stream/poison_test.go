@@ -112,7 +112,7 @@ func TestPoisonTwice(t *testing.T) {
 	w.check(good, 0)
 	// A program that knows better takes it up where it stood.
 	w.cfg.Stubborn = false
-	m = w.run("two")
+	w.run("two")
 	eventually(t, 20*time.Second, "the dead letter is written", func() bool { return len(w.read(w.cfg.DLQ)) == 1 })
 }
 

@@ -101,7 +101,7 @@ func (e *Engine) readyProducer(ctx context.Context) error {
 		if ke, ok := errors.AsType[*kerr.Error](err); ok && !ke.Retriable || errors.Is(err, kgo.ErrClientClosed) {
 			p.broken = true
 		}
-		return e.noteFailure("get a producer id", err)
+		return e.failed("get a producer id", err)
 	}
 	return nil
 }
@@ -112,9 +112,14 @@ func (p *producer) close() {
 	}
 }
 
-// noteFailure logs a failed act and looks for a second process with this id in it. It returns err with the act.
-// mu is held.
-func (e *Engine) noteFailure(act string, err error) error {
+// failed notes a failed act and returns err with it. mu is held.
+func (e *Engine) failed(act string, err error) error {
+	e.note(act, err)
+	return fmt.Errorf("%s: %w", act, err)
+}
+
+// note logs a failed act and looks for a second process with this id in it. mu is held.
+func (e *Engine) note(act string, err error) {
 	if e.quiet.pass(act + err.Error()) {
 		e.log.Warn("a transaction did not go through, trying again", "act", act, "err", err)
 	}
@@ -135,7 +140,6 @@ func (e *Engine) noteFailure(act string, err error) error {
 				e.cfg.InstanceID, e.cfg.Group, e.txnID, p.fences))
 		}
 	}
-	return fmt.Errorf("%s: %w", act, err)
 }
 
 // isRefusal reports whether err says that this client may not do what it asks, now and later.

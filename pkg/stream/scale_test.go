@@ -1,7 +1,6 @@
 package stream_test
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -115,15 +114,13 @@ func TestFrontDoors(t *testing.T) {
 // caughtUp waits until the group has committed everything in the input.
 func (w *world) caughtUp(within time.Duration) {
 	w.t.Helper()
-	state := ""
 	for deadline := time.Now().Add(within); ; time.Sleep(100 * time.Millisecond) {
 		lag, err := w.lag()
 		if err == nil && lag == 0 {
 			return
 		}
-		state = fmt.Sprintf("lag %d, err %v", lag, err)
 		if time.Now().After(deadline) {
-			w.t.Fatalf("the group has not caught up within %v: %s", within, state)
+			w.t.Fatalf("the group has not caught up within %v: lag %d, err %v", within, lag, err)
 		}
 	}
 }
