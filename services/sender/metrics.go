@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/zalo"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
@@ -72,6 +73,7 @@ type metrics struct {
 	resent      prometheus.Counter
 	toSent      *prometheus.HistogramVec
 	callTime    prometheus.Histogram
+	commitTime  prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -105,9 +107,31 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "znshub", Subsystem: "sender", Name: "call_seconds", Help: "Duration of calls to Zalo.",
 			Buckets: []float64{.005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10},
 		}),
+		commitTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "znshub", Subsystem: "sender", Name: "commit_seconds",
+			Help:    "Duration of committed transactions, from the first record's way to Kafka to the confirmation.",
+			Buckets: prometheus.ExponentialBuckets(.001, 1.5, 20), // to 2.2 s
+		}),
 	}
-	reg.MustRegister(m.toSent, m.callTime)
+	reg.MustRegister(m.toSent, m.callTime, m.commitTime)
 	return m
+}
+
+// commits returns a function for the engine's steps that measures transactions and hands each step on to next. Steps
+// come from several goroutines, those of a transaction from one.
+func (m *metrics) commits(next func(stream.Step)) func(stream.Step) {
+	var began time.Time
+	return func(s stream.Step) {
+		switch s {
+		case stream.StepBuilt:
+			began = time.Now()
+		case stream.StepCommitted:
+			m.commitTime.Observe(time.Since(began).Seconds())
+		}
+		if next != nil {
+			next(s)
+		}
+	}
 }
 
 // watch lets the collector see what waits; each scrape reads the counters of the partitions.

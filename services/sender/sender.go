@@ -104,7 +104,7 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	svc.Ready("sender", s.Ready)
 	s.engine, err = stream.New(stream.Config{
 		Client: client, Group: cfg.Group, Input: cfg.Topic, Ledger: settings.ledgerTopic, InstanceID: svc.Instance,
-		Handler: h, Log: svc.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: extras.Step,
+		Handler: h, Log: svc.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: h.metrics.commits(extras.Step),
 	})
 	if err != nil {
 		s.topics.Close()
