@@ -33,6 +33,7 @@ type Config struct {
 	LogLevel        slog.Level    `env:"LOG_LEVEL" envDefault:"INFO" help:"least level that is logged: DEBUG, INFO, WARN, ERROR"`
 	LogFormat       LogFormat     `env:"LOG_FORMAT" envDefault:"auto" help:"json, text, or auto: text on a terminal"`
 	AdminAddr       string        `env:"ADMIN_ADDR" envDefault:":8081" help:"address of /livez, /readyz and /metrics; off: none"`
+	AdminPprof      bool          `env:"ADMIN_PPROF" envDefault:"false" help:"serve Go profiles at /debug/pprof/ of ADMIN_ADDR"`
 	InstanceID      string        `env:"INSTANCE_ID" example:"sender-0" help:"name of this process, in no other living one: the pod's name; default: random"`
 	Cluster         string        `env:"ZNS_CLUSTER" envDefault:"default" help:"name of this installation, in ce_source and in the key of tracking_id; another one for staging on the same OA"`
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"10s" help:"for what is cleaned up after the work was drained"`
@@ -85,6 +86,7 @@ func run(p Program, args, environ []string, stdout io.Writer, stderr *os.File) i
 		return exitUsage
 	}
 	s := New(p.Name, cfg.InstanceID, cfg.Cluster, nil, nil)
+	s.pprof = cfg.AdminPprof
 	s.Log = NewLogger(stderr, cfg.LogFormat, cfg.LogLevel).With("service", p.Name, "instance", s.Instance)
 	for _, warning := range loaded.Warnings {
 		s.Log.Warn("unknown setting", "problem", warning)

@@ -26,6 +26,8 @@ type Service struct {
 	Tracer   *telemetry.Tracer    // nil: off
 	Registry *prometheus.Registry // never nil
 
+	pprof bool // ADMIN_PPROF
+
 	mu       sync.Mutex // guards what follows
 	live     []check
 	ready    []check

@@ -273,6 +273,22 @@ func TestChecks(t *testing.T) {
 	}
 }
 
+func TestProfiles(t *testing.T) {
+	for _, on := range []bool{false, true} {
+		s := New("probe", "i", "test", nil, nil)
+		s.pprof = on
+		server := httptest.NewServer(s.Handler())
+		want := 404
+		if on {
+			want = 200
+		}
+		if status, _ := get(t, server.URL+"/debug/pprof/heap"); status != want {
+			t.Errorf("ADMIN_PPROF=%t: %d, want %d", on, status, want)
+		}
+		server.Close()
+	}
+}
+
 func TestClose(t *testing.T) {
 	s := New("probe", "i", "test", nil, nil)
 	var order []string
