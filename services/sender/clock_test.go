@@ -3,6 +3,7 @@ package sender
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,13 @@ func (f *fakeCallbacks) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.readers
+}
+
+// begun is from where readers began, oldest first.
+func (f *fakeCallbacks) begun() []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.opened)
 }
 
 func (f *fakeCallbacks) set(change func()) {

@@ -158,21 +158,21 @@ func TestReconcilerReadsOnlyWhileNeeded(t *testing.T) {
 		began := time.Now()
 		r.need(began, false)
 		time.Sleep(time.Second)
-		if topic.count() != 1 || !topic.opened[0].Equal(began.Add(-reconcileMargin)) {
-			t.Fatalf("reads from %v, want %v", topic.opened, began.Add(-reconcileMargin))
+		if topic.count() != 1 || !topic.begun()[0].Equal(began.Add(-reconcileMargin)) {
+			t.Fatalf("reads from %v, want %v", topic.begun(), began.Add(-reconcileMargin))
 		}
 		if at := r.passed(); ms(time.Now())-at > 1500 {
 			t.Errorf("has passed %d", at)
 		}
 		r.need(began.Add(time.Second), false) // covered already
 		time.Sleep(time.Second)
-		if len(topic.opened) != 1 {
+		if len(topic.begun()) != 1 {
 			t.Error("began again although it covers the attempt")
 		}
 		r.need(began.Add(-time.Hour), true) // a partition with an older one was restored
 		time.Sleep(time.Second)
-		if len(topic.opened) != 2 || topic.count() != 1 {
-			t.Errorf("opened %v", topic.opened)
+		if len(topic.begun()) != 2 || topic.count() != 1 {
+			t.Errorf("opened %v", topic.begun())
 		}
 		topic.set(func() { topic.behind = true })
 		time.Sleep(time.Second)

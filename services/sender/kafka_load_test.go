@@ -179,15 +179,26 @@ func TestKafkaBreaker(t *testing.T) {
 	w.eventually("the breaker opens", 20*time.Second, func() bool { return s.h.dispatch.reopens(time.Now()) != time.Time{} })
 	time.Sleep(4 * time.Second)
 	w.provider.respond(func(post) answer { return answer{} })
-	bad := 0
-	w.eventually("everything but the unknown sent", 90*time.Second, func() bool {
+	var waiting [waitReasons]int64
+	defer func() { t.Logf("waiting at the end: %v, breaker %+v", waiting, s.h.dispatch.breaker) }()
+	w.eventually("nothing waits but what is unknown", 90*time.Second, func() bool {
+		waiting = s.h.waiting()
+		sum := int64(0)
+		for i, n := range waiting {
+			if i != waitUnknown {
+				sum += n
+			}
+		}
+		return sum == 0
+	})
+	bad := int(waiting[waitUnknown])
+	w.eventually("everything but the unknown sent", 20*time.Second, func() bool {
 		left := 0
 		for _, id := range ids {
 			if len(w.sent(id)) == 0 {
 				left++
 			}
 		}
-		bad = w.unknowns()
 		return left == bad
 	})
 	if bad > 30 || bad == 0 {
