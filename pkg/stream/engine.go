@@ -64,7 +64,7 @@ type Engine struct {
 	started     atomic.Bool
 
 	// mu is the tick lock. It spans a whole tick, and whoever gives a partition up takes it.
-	mu        sync.Mutex
+	mu        tickLock
 	producer  producer
 	ticks     uint64
 	retries   int // failed ticks in a row: the backoff
@@ -111,6 +111,7 @@ func New(cfg Config) (*Engine, error) {
 		incarnation: rand.Text()[:16],
 		txnID:       cfg.Group + "-" + cfg.InstanceID,
 		wake:        make(chan struct{}, 1),
+		mu:          make(tickLock, 1),
 		slots:       make(chan struct{}, restoresAtOnce),
 		poison:      map[poisonKey]error{},
 		parts:       map[int32]*part{},
@@ -251,6 +252,14 @@ func (e *Engine) Do(f func()) {
 
 // LedgerPartitions is the number of partitions of the ledger topic; 0 until Run has seen it.
 func (e *Engine) LedgerPartitions() int32 { return e.ledgerParts.Load() }
+
+// tickLock is a mutex that serves in order of arrival, so that a busy loop starves nobody. It is a channel because it
+// is held while brokers are waited for: under testing/synctest virtual time does not pass while a goroutine waits for
+// a sync.Mutex.
+type tickLock chan struct{}
+
+func (l tickLock) Lock()   { l <- struct{}{} }
+func (l tickLock) Unlock() { <-l }
 
 func (e *Engine) step(s Step) {
 	if e.cfg.Step != nil {

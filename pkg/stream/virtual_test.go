@@ -1,0 +1,110 @@
+package stream_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/kafka/kafkatest"
+	"github.com/znshub/znshub/pkg/stream"
+)
+
+// alarm takes requests and writes each again an hour later, to the second.
+type alarm struct {
+	due  []time.Time
+	rang []time.Duration // how late
+}
+
+func (*alarm) Assigned(int32)                    {}
+func (*alarm) Restore(int32, kafka.Record) error { return nil }
+func (*alarm) Restored(int32)                    {}
+func (*alarm) Full(int32) bool                   { return false }
+func (*alarm) InFlight(int32) int                { return 0 }
+func (*alarm) Pending(int32) bool                { return false }
+func (*alarm) Dropped(int32)                     {}
+
+func (a *alarm) Accept(u *stream.Unit, r kafka.Record) {
+	u.Ledger(string(r.Key), []byte("waiting"))
+	u.OnCommit(func() { a.due = append(a.due, u.Now().Add(time.Hour)) })
+}
+
+func (a *alarm) Work(tx *stream.Tx) time.Time {
+	for len(a.due) > 0 && !a.due[0].After(tx.Now()) {
+		u := tx.Unit(0, "alarm")
+		u.Ledger("alarm", []byte("rang"))
+		late := tx.Now().Sub(a.due[0])
+		u.OnCommit(func() { a.rang = append(a.rang, late) })
+		a.due = a.due[1:]
+	}
+	if len(a.due) == 0 {
+		return time.Time{}
+	}
+	return a.due[0]
+}
+
+// Work is called when it wants to be, and an idle member keeps its membership for hours. In virtual time, on the fake.
+func TestWorkIsCalledOnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var network kfake.VirtualNetwork
+		fake, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.ListenFn(network.Listen))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fake.Close()
+		opts := []kgo.Opt{kgo.SeedBrokers(fake.ListenAddrs()...), kgo.Dialer(network.DialContext)}
+		client, err := kgo.NewClient(opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		settings := map[string]*string{}
+		for _, s := range ledgerSettings {
+			k, v, _ := strings.Cut(s, "=")
+			settings[k] = &v
+		}
+		adm := kadm.NewClient(client)
+		if _, err := adm.CreateTopic(t.Context(), 1, 1, nil, "in"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := adm.CreateTopic(t.Context(), 1, 1, settings, "ledger"); err != nil {
+			t.Fatal(err)
+		}
+		a := &alarm{}
+		e, err := stream.New(stream.Config{Client: opts, Group: "g", Input: "in", Ledger: "ledger", Handler: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- e.Run(ctx) }()
+		for i := range 3 {
+			client.ProduceSync(t.Context(), &kgo.Record{Topic: "in", Key: []byte{'a' + byte(i)}})
+			time.Sleep(10 * time.Minute)
+		}
+		time.Sleep(2 * time.Hour)
+		e.Do(func() {
+			if len(a.rang) != 3 {
+				t.Errorf("%d alarms rang, want 3", len(a.rang))
+			}
+			for _, late := range a.rang {
+				if late > 100*time.Millisecond {
+					t.Errorf("an alarm was %v late", late)
+				}
+			}
+		})
+		if s := e.Status(); !s.Joined || len(s.Partitions) != 1 || !s.Partitions[0].Ready {
+			t.Errorf("after hours: %+v", s)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
