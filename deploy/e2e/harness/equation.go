@@ -13,25 +13,27 @@ import (
 
 // Request is one notification that was published, however often.
 type Request struct {
-	ID       string
-	Key      string // ordering key; empty: no order was asked for
-	Rank     int64  // place of the first copy among the requests of the same Key
-	Copies   int    // records published with this id, at least 1
-	Rejected bool   // made so that it must fail
+	ID     string
+	Key    string // ordering key; empty: no order was asked for
+	Rank   int64  // place of the first copy among the requests of the same Key
+	Copies int    // records published with this id, at least 1
 }
 
-// Call is one request for a message that the simulator saw.
+// Call is one message that the simulator accepted: the phone gets it.
 type Call struct {
-	ID         string // from the tracking_id; empty when it is not one of ours
-	TrackingID string
-	Attempt    int32
-	MsgID      string    // set when the message was accepted
-	Accepted   bool      // the phone gets it
-	Sequence   int64     // order of arrival over all calls
-	Time       time.Time // of arrival
-	Lost       bool      // the caller did not get the simulator's proper answer
-	Fault      string    // the fault that the simulator was told to make, if any
+	ID                     string // from the tracking_id; empty when it is not one of ours
+	TrackingID             string
+	Attempt                int32
+	MsgID                  string
+	Sequence               int64 // order of acceptance
+	Time                   time.Time
+	Lost                   bool   // the caller did not get the answer
+	Fault                  string // the fault that the answer met, if any
+	Callbacks, CallbacksOK int    // posts of its callback, and those answered 200
 }
+
+// Window is a time in which the test let answers fail.
+type Window struct{ From, To time.Time }
 
 // Event is one record of a result topic, as a read-committed consumer got it.
 type Event struct {
@@ -55,12 +57,15 @@ type Event struct {
 type Observation struct {
 	Requests   []Request
 	Calls      []Call
+	Posts      int // requests for a message that the simulator saw, also refused ones
 	Sent       []Event
 	Failed     []Event
 	Unresolved []Event
 	Delivered  []Event
 	// Kills are the moments at which a sender, or the broker it needs, was stopped without being asked.
 	Kills []time.Time
+	// Faults are the windows in which the simulator was told to answer badly.
+	Faults []Window
 }
 
 // Expect says what the run was made for. The zero value is the strictest: everything ended, nothing is unresolved
@@ -91,7 +96,7 @@ func (v Violation) String() string {
 // Report is what Check found, with the sums for people.
 type Report struct {
 	Requests, Records                   int // ids and published records
-	Calls, Accepted, Twice              int // calls, acceptances, ids with more than one acceptance
+	Posts, Accepted, Twice              int // requests for a message, acceptances, ids with more than one
 	Sent, Failed, Unresolved, Delivered int // ids with at least one such event
 	Open                                int // ids whose last word is zns.unresolved
 	Waiting                             int // ids without any result
@@ -115,7 +120,7 @@ func (r *Report) Err() error {
 func (r *Report) String() string {
 	return fmt.Sprintf("%d records of %d ids = %d sent + %d failed + %d open + %d waiting; %d calls, %d accepted, "+
 		"%d ids twice, %d once unresolved, %d delivered, %d order inversions",
-		r.Records, r.Requests, r.Sent, r.Failed, r.Open, r.Waiting, r.Calls, r.Accepted, r.Twice, r.Unresolved,
+		r.Records, r.Requests, r.Sent, r.Failed, r.Open, r.Waiting, r.Posts, r.Accepted, r.Twice, r.Unresolved,
 		r.Delivered, r.Inversions)
 }
 
@@ -156,7 +161,7 @@ const (
 // Check tells which equations hold.
 func (o *Observation) Check(want Expect) *Report {
 	b := book{}
-	r := &Report{Calls: len(o.Calls)}
+	r := &Report{Posts: max(o.Posts, len(o.Calls)), Accepted: len(o.Calls)}
 	known := make(map[string]*Request, len(o.Requests))
 	for i := range o.Requests {
 		known[o.Requests[i].ID] = &o.Requests[i]
@@ -228,10 +233,7 @@ func (o *Observation) checkCalls(b book, r *Report, known map[string]*Request, w
 			b.add(RuleKnown, c.ID, "call %d with tracking_id %s", c.Sequence, c.TrackingID)
 			continue
 		}
-		if c.Accepted {
-			r.Accepted++
-			accepted[c.ID] = append(accepted[c.ID], c)
-		}
+		accepted[c.ID] = append(accepted[c.ID], c)
 	}
 	for id, calls := range accepted {
 		slices.SortFunc(calls, func(a, b Call) int { return cmp.Compare(a.Sequence, b.Sequence) })
@@ -310,6 +312,12 @@ func (o *Observation) checkExplained(b book, want Expect) {
 		if lost[e.ID] {
 			continue
 		}
+		// The sender notes the moment at which the call ended.
+		if e.Cause != znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED && slices.ContainsFunc(o.Faults, func(w Window) bool {
+			return !e.UnknownSince.Before(w.From) && !e.UnknownSince.After(w.To.Add(faultLag))
+		}) {
+			continue
+		}
 		killed := e.Cause == znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED &&
 			slices.ContainsFunc(o.Kills, func(k time.Time) bool {
 				// The event is published some time after the successor found the open intent.
@@ -320,6 +328,9 @@ func (o *Observation) checkExplained(b book, want Expect) {
 		}
 	}
 }
+
+// faultLag is how long after the end of a fault a call that met it may end.
+const faultLag = 11 * time.Second
 
 // checkOrder returns how many ids were accepted before an earlier one of their key. Ids that were never accepted
 // (failed, unresolved without reaching Zalo) have no place in the order.

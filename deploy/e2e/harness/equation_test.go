@@ -23,13 +23,12 @@ func sound() *Observation {
 			{ID: "a", Key: "k", Rank: 1, Copies: 2},
 			{ID: "b", Key: "k", Rank: 2, Copies: 1},
 			{ID: "c", Copies: 1},
-			{ID: "d", Copies: 1, Rejected: true},
+			{ID: "d", Copies: 1},
 		},
 		Calls: []Call{
-			{ID: "a", Sequence: 1, Accepted: true, MsgID: "ma", Attempt: 1, Time: at(1)},
-			{ID: "d", Sequence: 2, Attempt: 1, Time: at(2)},
-			{ID: "c", Sequence: 3, Accepted: true, MsgID: "mc", Attempt: 1, Time: at(3)},
-			{ID: "b", Sequence: 4, Accepted: true, MsgID: "mb", Attempt: 1, Time: at(4)},
+			{ID: "a", Sequence: 1, MsgID: "ma", Attempt: 1, Time: at(1)},
+			{ID: "c", Sequence: 3, MsgID: "mc", Attempt: 1, Time: at(3)},
+			{ID: "b", Sequence: 4, MsgID: "mb", Attempt: 1, Time: at(4)},
 		},
 		Sent: []Event{
 			{ID: "a", EventID: "a/sent/1", MsgID: "ma"},
@@ -44,6 +43,7 @@ func sound() *Observation {
 			{ID: "c", EventID: "mc/delivered/1", MsgID: "mc"},
 		},
 		Kills: []time.Time{at(5)},
+		Posts: 4,
 	}
 }
 
@@ -60,7 +60,7 @@ func TestASoundRunBreaksNothing(t *testing.T) {
 	if err := r.Err(); err != nil {
 		t.Error(err)
 	}
-	want := &Report{Requests: 4, Records: 5, Calls: 4, Accepted: 3, Sent: 3, Failed: 1, Unresolved: 1, Delivered: 3}
+	want := &Report{Requests: 4, Records: 5, Posts: 4, Accepted: 3, Sent: 3, Failed: 1, Unresolved: 1, Delivered: 3}
 	if diff := cmp.Diff(want, r); diff != "" {
 		t.Errorf("sums (-want +got):\n%s", diff)
 	}
@@ -78,12 +78,12 @@ func TestEveryEquationCanFail(t *testing.T) {
 	}{
 		"a second copy": {
 			breakIt: func(o *Observation) {
-				o.Calls = append(o.Calls, Call{ID: "a", Sequence: 9, Accepted: true, MsgID: "ma2", Attempt: 2})
+				o.Calls = append(o.Calls, Call{ID: "a", Sequence: 9, MsgID: "ma2", Attempt: 2})
 			},
 			rules: []string{RuleOnce},
 		},
 		"lost before any result": {
-			breakIt: func(o *Observation) { o.Calls, o.Sent = slices.Delete(o.Calls, 3, 4), drop(o.Sent, "b") },
+			breakIt: func(o *Observation) { o.Calls, o.Sent = slices.Delete(o.Calls, 2, 3), drop(o.Sent, "b") },
 			rules:   []string{RuleSum},
 		},
 		"accepted and never told": {
@@ -100,7 +100,7 @@ func TestEveryEquationCanFail(t *testing.T) {
 			rules:   []string{RuleEventIDs, RuleOneSent},
 		},
 		"sent told, phone got nothing": {
-			breakIt: func(o *Observation) { o.Calls = slices.Delete(o.Calls, 3, 4) },
+			breakIt: func(o *Observation) { o.Calls = slices.Delete(o.Calls, 2, 3) },
 			rules:   []string{RuleSentReached},
 		},
 		"failed twice": {
@@ -108,7 +108,7 @@ func TestEveryEquationCanFail(t *testing.T) {
 			rules:   []string{RuleOneFailed},
 		},
 		"failed, but the phone got it": {
-			breakIt: func(o *Observation) { o.Calls[1].Accepted = true },
+			breakIt: func(o *Observation) { o.Calls = append(o.Calls, Call{ID: "d", Sequence: 9, MsgID: "md"}) },
 			rules:   []string{RuleFailedTrue, RuleAcceptedIs},
 		},
 		"sent and failed": {
@@ -127,16 +127,23 @@ func TestEveryEquationCanFail(t *testing.T) {
 			breakIt: func(o *Observation) { o.Unresolved[0].Cause = znsv1.UnknownCause_UNKNOWN_CAUSE_TIMEOUT },
 			rules:   []string{RuleExplained},
 		},
+		"unresolved by an answer that failed at another time": {
+			breakIt: func(o *Observation) {
+				o.Unresolved[0].Cause = znsv1.UnknownCause_UNKNOWN_CAUSE_HTTP_5XX
+				o.Faults = []Window{{From: begin.Add(-time.Hour), To: begin.Add(-time.Minute)}}
+			},
+			rules: []string{RuleExplained},
+		},
 		"unresolved to the end": {
 			breakIt: func(o *Observation) { o.Sent = drop(o.Sent, "c") },
 			rules:   []string{RuleOpen},
 		},
 		"overtaken": {
-			breakIt: func(o *Observation) { o.Calls[3].Sequence = 0 },
+			breakIt: func(o *Observation) { o.Calls[2].Sequence = 0 },
 			rules:   []string{RuleOrder},
 		},
 		"a call of nobody": {
-			breakIt: func(o *Observation) { o.Calls = append(o.Calls, Call{TrackingID: "x", Accepted: true}) },
+			breakIt: func(o *Observation) { o.Calls = append(o.Calls, Call{TrackingID: "x"}) },
 			rules:   []string{RuleKnown},
 		},
 		"an event of nobody": {
@@ -194,14 +201,21 @@ func TestWhatIsAllowedIsNotAViolation(t *testing.T) {
 		"a late callback corrects a failure": {change: lateSent},
 		"a re-send by policy": {
 			change: func(o *Observation) {
-				o.Calls = append(o.Calls, Call{ID: "c", Sequence: 9, Accepted: true, MsgID: "mc2", Attempt: 2})
+				o.Calls = append(o.Calls, Call{ID: "c", Sequence: 9, MsgID: "mc2", Attempt: 2})
 			},
 			want: Expect{Resend: true},
 		},
 		"unresolved by an answer that was lost": {
 			change: func(o *Observation) {
-				o.Kills, o.Calls[2].Lost = nil, true
+				o.Kills, o.Calls[1].Lost = nil, true
 				o.Unresolved[0].Cause = znsv1.UnknownCause_UNKNOWN_CAUSE_RESET
+			},
+		},
+		"unresolved by an answer that the test let fail": {
+			change: func(o *Observation) {
+				o.Kills = nil
+				o.Unresolved[0].Cause = znsv1.UnknownCause_UNKNOWN_CAUSE_HTTP_5XX
+				o.Faults = []Window{{From: begin, To: begin.Add(time.Minute)}}
 			},
 		},
 		"still waiting": {

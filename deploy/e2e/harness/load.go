@@ -41,7 +41,8 @@ func (l *Load) Requests() []Request {
 		id, _ := uuid.NewRandomFromReader(reader{random})
 		list[i] = Request{ID: id.String(), Copies: 1, Rank: int64(i)}
 		if l.Keys > 0 {
-			list[i].Key = fmt.Sprintf("order-%d", i%l.Keys)
+			// Ranks count within one Load: two of them never share a key.
+			list[i].Key = fmt.Sprintf("order-%d-%d", l.Seed, i%l.Keys)
 		}
 		if random.Float64() < l.Duplicates {
 			list[i].Copies = 2
@@ -84,7 +85,7 @@ func (l *Load) Message(i int, q Request) *notificationv1.NotificationRequested {
 func Phone(i int) string { return fmt.Sprintf("+8491%07d", i%10_000_000) }
 
 // TemplateID is a template that the simulator knows, with the parameters that TemplateData fills.
-const TemplateID = "643118"
+const TemplateID = "300200"
 
 // TemplateData is a request's template_data for one order.
 func TemplateData(order string) map[string]string {
