@@ -12,7 +12,8 @@
 // What Zalo was answered 200 for is in Kafka, or on this machine's disk and in Kafka later; never lost by a kill -9 of
 // this process, a broker that dies or hangs, or a restart. Receiving does not depend on Kafka, nor on the translation:
 // when that stops, for whatever reason, callbacks are still taken, and the reason is logged and told by the metric
-// translator_up until it goes away. See the packages for the rest.
+// translator_up until it goes away. Only topics that are not as they must be end the process, and only when they are
+// found so at its start. See the packages for the rest.
 package ingest
 
 import (
@@ -70,8 +71,7 @@ type Ingest struct {
 // shutdownTimeout bounds the requests that are under way when the process stops.
 const shutdownTimeout = 3 * time.Second
 
-// startTimeout bounds the check of the topics before callbacks are taken. A cluster that does not answer is no reason
-// to refuse them.
+// startTimeout bounds the check of the topics at the start. A cluster that does not answer is no reason to end.
 const startTimeout = 5 * time.Second
 
 // Run works until ctx ends; then it finishes the requests under way, empties the spool as far as it can, and returns
@@ -198,9 +198,8 @@ func (g *Ingest) Addr() net.Addr { return g.listener.Addr() }
 // Run is [Run] of an Ingest that New made. It may be called once.
 func (g *Ingest) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, g.close()) }()
-	if err := g.checkAtStart(ctx); err != nil {
-		return err
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	// What serves the requests works on until the last one is answered and the spool is empty.
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -209,6 +208,8 @@ func (g *Ingest) Run(ctx context.Context) (err error) {
 	defer stop()
 	working.Go(func() { g.intake.Run(live) })
 	working.Go(func() { g.translation(ctx) })
+	wrong := make(chan error, 1)
+	working.Go(func() { wrong <- g.checkAtStart(ctx) })
 
 	server := &http.Server{
 		Handler:           g.handler,
@@ -223,13 +224,23 @@ func (g *Ingest) Run(ctx context.Context) (err error) {
 	go func() { served <- server.Serve(g.listener) }()
 	g.serving.Store(true)
 	g.log.Info("webhook listens", "addr", g.listener.Addr().String(), "path", webhook.Path)
-	select {
-	case err := <-served:
-		return fmt.Errorf("serve the webhook: %w", err)
-	case <-ctx.Done():
+	for {
+		select {
+		case err := <-served:
+			cancel()
+			return fmt.Errorf("serve the webhook: %w", err)
+		case err := <-wrong:
+			if err == nil {
+				wrong = nil // it is not asked again
+				continue
+			}
+			cancel()
+			return errors.Join(err, server.Close())
+		case <-ctx.Done():
+			g.serving.Store(false)
+			return g.stop(context.WithoutCancel(ctx), server)
+		}
 	}
-	g.serving.Store(false)
-	return g.stop(context.WithoutCancel(ctx), server)
 }
 
 // stop takes no further requests and hands what is on the disk to Kafka.

@@ -15,7 +15,7 @@ import (
 
 const (
 	minRetry = time.Second
-	maxRetry = 30 * time.Second
+	maxRetry = 5 * time.Second
 	// steady is how long the translation must have run for its next failure to count as a new one.
 	steady = time.Minute
 )
@@ -112,6 +112,9 @@ func (g *Ingest) translate(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, startTimeout)
 	wrong, err := g.checkTopics(call)
 	cancel()
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("check the topics: %w", err)
 	}
