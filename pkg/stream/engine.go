@@ -31,7 +31,8 @@ type Config struct {
 	MaxRecords         int           // per transaction; default 2000
 	MaxBytes           int           // per transaction; default 4 MiB
 
-	// Step, for tests, is called at every step of a tick, a revoke and a restore, on the goroutine that does it.
+	// Step, for tests and measurements, is called at every step of a tick, a revoke and a restore, on the goroutine
+	// that does it and under its locks: it must not block, and not call the Engine but for Wake and Status.
 	Step func(Step)
 
 	// How often the end of the input is looked at, and for how long a transaction may hold it back before that is
@@ -73,7 +74,7 @@ type Engine struct {
 	poison    map[poisonKey]error
 	turn      int // which partition's input comes first
 	draining  bool
-	abandon   bool // a fatal error: do not wait for calls under way
+	abandon   bool // do not wait for calls under way: after a fatal error, or a drain that took too long
 
 	// qmu guards parts (written under mu too), the queues and pause states in them. It is taken after mu and never
 	// held over a call to a broker.
@@ -215,7 +216,9 @@ func (e *Engine) drain() {
 	}
 	e.mu.Unlock()
 	e.step(StepDraining)
-	e.awaitIdle(all)
+	if !e.awaitIdle(all) {
+		e.Do(func() { e.abandon = true }) // the revoke callback is not to wait as long again
+	}
 }
 
 // leave ends the membership, which runs the revoke callback, and closes the client.

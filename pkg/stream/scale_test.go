@@ -80,6 +80,27 @@ func TestDrainLongerThanTheSession(t *testing.T) {
 	w.check(append(want, more...), 0)
 }
 
+// A stop waits for calls no longer than DrainTimeout, once; what did not end is unknown to the next owner.
+func TestDrainIsBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, kafkatest.Real(t, "a group of processes"), 2)
+	w.provider.slow(15 * time.Second)
+	want := ids("a", 4)
+	slow := func(c *appConfig) { c.Drain, c.CallTimeout = 5*time.Second, 30*time.Second }
+	one := w.start("one", slow)
+	w.publish(want...)
+	eventually(t, 20*time.Second, "the calls are under way", func() bool { return w.provider.count() == len(want) })
+	began := time.Now()
+	one.stop()
+	if took := time.Since(began); took < 5*time.Second || took > 9*time.Second {
+		t.Errorf("the stop took %v, want little more than 5 s", took)
+	}
+	two := w.start("two", slow)
+	w.finished(want, 20*time.Second)
+	two.stop()
+	w.check(want, len(want))
+}
+
 // Input partitions beyond the ledger's are front doors: what arrives there is moved to its canonical partition.
 func TestFrontDoors(t *testing.T) {
 	t.Parallel()
