@@ -42,50 +42,68 @@ type Query struct {
 // Search collects the facts about the notification that q names. Facts without Found: there is none; Searched tells
 // where it looked.
 //
-// An id leads to one partition of each topic, and a ledger entry to the offset of its request: then little is read.
-// A natural key without its source and a msg_id need a look at every record of zns.sent, zns.failed and the input.
+// An id leads to one partition of each topic, and a ledger entry to the offset of its request: then little is read. An
+// ordering_key, which no id tells, makes it look through all partitions of the ledger. A natural key without its source
+// and a msg_id need a look at every record of zns.sent, zns.failed and, when they know nothing, the input.
 func Search(ctx context.Context, log Log, q Query) (Facts, error) {
 	s := &search{log: log, query: q}
-	for _, id := range q.candidates() {
-		s.facts = Facts{ID: id.String()}
-		if err := s.collect(ctx); err != nil {
-			return s.facts, err
+	id, certain := q.id()
+	if !certain {
+		var err error
+		if id, err = s.resolve(ctx); err != nil || id == "" {
+			return Facts{Searched: s.scanned}, err
 		}
-		if s.facts.Found() {
-			return s.facts, nil
-		}
-	}
-	looked := s.facts.Searched
-	id, err := s.scan(ctx)
-	if err != nil || id == "" || id == s.facts.ID {
-		s.facts.Searched = append(looked, s.scanned...)
-		return s.facts, err
 	}
 	s.facts = Facts{ID: id}
-	err = s.collect(ctx)
+	err := s.collect(ctx)
 	s.facts.Searched = append(s.facts.Searched, s.scanned...)
 	return s.facts, err
 }
 
-// candidates are the ids that the query may mean, the likeliest first.
-func (q *Query) candidates() []uuid.UUID {
+// id is the id that the query names for certain.
+func (q *Query) id() (id string, certain bool) {
 	if id, err := uuid.Parse(q.Text); err == nil && len(q.Text) == 36 {
-		return []uuid.UUID{id}
+		return id.String(), true
 	}
 	if id, err := trackingid.Decode(q.Cluster, q.Text); err == nil {
-		return []uuid.UUID{id.Notification}
+		return id.Notification.String(), true
 	}
 	if q.Source != "" {
-		return []uuid.UUID{notification.DeriveID(q.Source, q.Text)}
+		return notification.DeriveID(q.Source, q.Text).String(), true
 	}
-	// "source/key": both may have slashes themselves.
-	var ids []uuid.UUID
+	return "", false
+}
+
+// guesses are the ids that the query means when it is "source/key", with the keys; both may have slashes themselves.
+func (q *Query) guesses() (ids, keys []string) {
 	for i := range q.Text {
 		if q.Text[i] == '/' && i > 0 && i < len(q.Text)-1 {
-			ids = append(ids, notification.DeriveID(q.Text[:i], q.Text[i+1:]))
+			ids = append(ids, notification.DeriveID(q.Text[:i], q.Text[i+1:]).String())
+			keys = append(keys, q.Text[i+1:])
 		}
 	}
-	return ids
+	return ids, keys
+}
+
+// resolve finds the id that the query's text means: by a look at the places of the guesses, else by a search for the
+// text.
+func (s *search) resolve(ctx context.Context) (string, error) {
+	guesses, keys := s.query.guesses()
+	for _, id := range guesses {
+		for _, name := range []string{topic.LedgerOf(s.query.Input), topic.Sent, topic.Failed} {
+			found := false
+			partitions, err := s.partitionOf(ctx, name, id)
+			if err != nil {
+				return "", err
+			}
+			ranges, err := s.log.Read(ctx, name, partitions, kafka.FromStart(), func(r kafka.Record) { found = found || string(r.Key) == id })
+			s.scanned = append(s.scanned, ranges...)
+			if err != nil || found {
+				return id, err
+			}
+		}
+	}
+	return s.scan(ctx, guesses, append(keys, s.query.Text))
 }
 
 type search struct {
@@ -126,7 +144,12 @@ func (s *search) collect(ctx context.Context) error {
 	}
 	all.Wait()
 	s.facts.sort(s.query.Input)
-	return errors.Join(errs...)
+	for _, err := range errs {
+		if err != nil {
+			return err // the others most likely say the same
+		}
+	}
+	return nil
 }
 
 // partitionKey is the key that chooses the one partition to read; nil reads all.
@@ -135,13 +158,21 @@ type partitionKey []string
 func (s *search) read(ctx context.Context, name string, key partitionKey, start kafka.Start, f func(kafka.Record)) error {
 	var partitions []int32
 	if len(key) > 0 {
-		n, err := s.log.Partitions(ctx, name)
-		if err != nil {
+		var err error
+		if partitions, err = s.partitionOf(ctx, name, key[0]); err != nil {
 			return err
 		}
-		partitions = []int32{kafka.Murmur2Partition([]byte(key[0]), n)}
 	}
 	return s.readPartitions(ctx, name, partitions, start, f)
+}
+
+// partitionOf is the partition that the hub gives to a record with this key.
+func (s *search) partitionOf(ctx context.Context, name, key string) ([]int32, error) {
+	n, err := s.log.Partitions(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return []int32{kafka.Murmur2Partition([]byte(key), n)}, nil
 }
 
 func (s *search) readPartitions(ctx context.Context, name string, partitions []int32, start kafka.Start, f func(kafka.Record)) error {
@@ -234,16 +265,22 @@ func (s *search) deadLetters(ctx context.Context, start kafka.Start) error {
 	})
 }
 
-// scan looks for the query's text as natural key or msg_id and returns the newest notification that has it.
-func (s *search) scan(ctx context.Context) (id string, err error) {
+// scan looks for the query's text as natural key or msg_id, and for the guesses, and returns the newest notification
+// that fits. Every record that fits holds one of the texts.
+func (s *search) scan(ctx context.Context, guesses, texts []string) (id string, err error) {
 	var newest time.Time
 	match := func(r kafka.Record) {
-		e := event.Decode(r)
-		result, _ := e.Message.(interface{ GetMsgId() string })
-		if e.ID == "" || e.Key != s.query.Text && (result == nil || result.GetMsgId() != s.query.Text) {
+		// Decoding is dear. Values with a backslash may be JSON that spells the text in its own way.
+		may := bytes.IndexByte(r.Value, '\\') >= 0
+		for _, text := range texts {
+			may = may || bytes.Contains(r.Value, []byte(text))
+		}
+		if !may {
 			return
 		}
-		if s.query.Source != "" && e.Source != s.query.Source {
+		e := event.Decode(r)
+		result, _ := e.Message.(interface{ GetMsgId() string })
+		if e.ID == "" || e.Key != s.query.Text && !slices.Contains(guesses, e.ID) && (result == nil || result.GetMsgId() != s.query.Text) {
 			return
 		}
 		if !r.Time.Before(newest) {
@@ -257,7 +294,7 @@ func (s *search) scan(ctx context.Context) (id string, err error) {
 			return id, err
 		}
 	}
-	return id, nil
+	return "", nil
 }
 
 // oldest is the oldest version of the entry that is still there and no tombstone.

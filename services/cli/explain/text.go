@@ -82,18 +82,18 @@ func Searched(ranges []Range) string {
 		topicName := ranges[i].Topic
 		var parts []string
 		var records int64
-		var partitions int
+		partitions := map[int32]bool{}
 		incomplete := ""
 		for ; i < len(ranges) && ranges[i].Topic == topicName; i++ {
 			r := ranges[i]
 			parts = append(parts, fmt.Sprintf("[%d] %d–%d", r.Partition, r.From, r.To))
 			records += r.Records
-			partitions++
+			partitions[r.Partition] = true
 			incomplete = cmp.Or(incomplete, r.Incomplete)
 		}
 		where := strings.Join(parts, " ")
-		if partitions > 3 {
-			where = fmt.Sprintf("%d partitions", partitions)
+		if len(parts) > 3 {
+			where = render.Plural(len(partitions), "partition")
 		}
 		text := fmt.Sprintf("%s, %s read", where, render.Plural(int(records), "record"))
 		if incomplete != "" {

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -88,5 +89,30 @@ func TestClock(t *testing.T) {
 	}
 	if got := Clock(now.Add(-24*time.Hour), now); got != "2026-11-21 12:00:00" {
 		t.Errorf("yesterday: %q", got)
+	}
+}
+
+func TestStyleForATerminal(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no pseudo-terminal here: %v", err)
+	}
+	defer terminal.Close()
+	if !IsTerminal(terminal) {
+		t.Skip("the pseudo-terminal's master does not count as a terminal on this system")
+	}
+	for _, c := range []struct {
+		environ map[string]string
+		colours bool
+	}{
+		{nil, true},
+		{map[string]string{"NO_COLOR": "1"}, false},
+		{map[string]string{"TERM": "dumb"}, false},
+		{map[string]string{"TERM": "xterm"}, true},
+	} {
+		style := StyleFor(terminal, func(name string) string { return c.environ[name] })
+		if got := style.Bad("x") != "x"; got != c.colours {
+			t.Errorf("with %v: colours %v, want %v", c.environ, got, c.colours)
+		}
 	}
 }
