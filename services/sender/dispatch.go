@@ -111,7 +111,7 @@ func (d *dispatcher) room(now time.Time) int {
 		return allowed - d.active - d.run.len()
 	}
 	// The run bridges the time of a commit or two, so that slots do not stand empty meanwhile.
-	prefetch := min(allowed, 4+2*d.rate)
+	prefetch := min(allowed, 2+d.rate*5/4)
 	return allowed + prefetch - d.active - d.run.len()
 }
 
