@@ -113,6 +113,15 @@ func (s *System) Start(ctx context.Context, senders int) error {
 
 // AddSender starts one more sender and does not wait for it.
 func (s *System) AddSender() (*Process, error) {
+	p, err := s.NewSender()
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Start()
+}
+
+// NewSender adds a sender that is yet to be started.
+func (s *System) NewSender() (*Process, error) {
 	ports, err := FreePorts(1)
 	if err != nil {
 		return nil, err
@@ -126,7 +135,7 @@ func (s *System) AddSender() (*Process, error) {
 		"ZALO_APP_ID=" + AppID, "ZALO_OA_ID=" + OAID, "ZALO_ACCESS_TOKEN=" + AccessToken,
 	}, s.cfg.SenderEnv)
 	s.senders = append(s.senders, p)
-	return p, p.Start()
+	return p, nil
 }
 
 // Senders lists every sender that was ever added, also those that do not run.
