@@ -136,7 +136,7 @@ func TestTopicsTellsWhatIsMissing(t *testing.T) {
 	input := kafkatest.Name("absent")
 	r := run(t, environ, "", "topics", "list", "--topic", input).want(t, exitFailed)
 	r.contains(t, input, "missing", "it does not exist", "mend: zns topics ensure")
-	run(t, environ, request("x", "1"), "publish", "--topic", input).want(t, exitFailed).contains(t, "has no topic "+input, "zns topics ensure")
+	run(t, environ, request("x", "1"), "publish", "--topic", input).want(t, exitFailed).contains(t, "no topic "+input, "zns topics ensure")
 }
 
 // request is one request as JSON.
@@ -194,7 +194,7 @@ func (s *stopper) Write(b []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, err := s.Buffer.Write(b)
-	if bytes.Count(s.Buffer.Bytes(), []byte("\n")) >= s.want {
+	if bytes.Count(s.Bytes(), []byte("\n")) >= s.want {
 		s.stop()
 	}
 	return n, err

@@ -113,7 +113,7 @@ func (c *configCheckCmd) Run(a *App) error {
 		}
 	}
 	if bad {
-		return quiet
+		return errQuiet
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func (c *cluster) require(ctx context.Context, topics ...string) error {
 		}
 	}
 	if len(missing) > 0 {
-		return failed(fmt.Errorf("Kafka at %s has no topic %s", strings.Join(c.config.Brokers, ","), strings.Join(missing, ", ")),
+		return failed(fmt.Errorf("no topic %s in the Kafka at %s", strings.Join(missing, ", "), strings.Join(c.config.Brokers, ",")),
 			"zns topics ensure   creates the hub's topics")
 	}
 	return nil

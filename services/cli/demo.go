@@ -67,7 +67,7 @@ func (c *demoCmd) Run(ctx context.Context, a *App) error {
 		_, err = io.WriteString(a.Out, demo.Table(a.Style, result.Rows, result.Sums))
 	}
 	if err == nil && !result.OK {
-		err = quiet
+		err = errQuiet
 	}
 	return err
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 
@@ -33,7 +32,7 @@ func TestDocuments(t *testing.T) {
 					err = e
 					continue
 				}
-				got = append(got, string(json.RawMessage(doc)))
+				got = append(got, string(doc))
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Errorf("documents (-want +got):\n%s", diff)

@@ -36,12 +36,12 @@ func failed(err error, next ...string) error {
 	return &problem{err: err, next: next, code: exitFailed}
 }
 
-// quiet ends the command with exit code 1 after its output has already told why.
-var quiet = errors.New("")
+// errQuiet ends the command with exit code 1 after its output has already told why.
+var errQuiet = errors.New("")
 
 // fail tells err on the error stream and returns the exit code that fits it.
 func (a *App) fail(err error) int {
-	if errors.Is(err, quiet) {
+	if errors.Is(err, errQuiet) {
 		return exitFailed
 	}
 	if errors.Is(err, context.Canceled) {

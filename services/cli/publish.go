@@ -210,7 +210,7 @@ func (c *publishCmd) sum(a *App, published, refused int, inputErr error) error {
 	case inputErr != nil:
 		return failed(fmt.Errorf("read the input: %w", inputErr), "what stands before it was handled; mend the input and publish the rest")
 	case refused > 0:
-		return quiet
+		return errQuiet
 	case published == 0:
 		return usage(errors.New("standard input holds no request"), "zns publish --help")
 	}

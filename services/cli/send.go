@@ -166,7 +166,7 @@ func (c *sendCmd) wait(ctx context.Context, a *App, follow *follower, id string)
 			case event.Delivered:
 				return nil
 			case event.Failed:
-				return quiet
+				return errQuiet
 			}
 		}
 	}

@@ -230,7 +230,7 @@ func problemsJSON(problems []kafka.Problem) []topicProblem {
 func refused(problems []kafka.Problem) error {
 	for _, p := range problems {
 		if !p.Warning {
-			return quiet
+			return errQuiet
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package demo
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -106,9 +107,7 @@ func (s *scenario) id(source string) uuid.UUID { return notification.DeriveID(so
 // records are the requests as any publisher would write them: JSON, no headers.
 func (s *scenario) records(source string) ([]kafka.Record, error) {
 	body := map[string]any{"source": source, "idempotency_key": s.naturalKey(), "recipient": map[string]string{"phone": s.phone}}
-	for k, v := range s.body {
-		body[k] = v
-	}
+	maps.Copy(body, s.body)
 	value, err := json.Marshal(body)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", s.name, err)

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,10 +74,9 @@ const (
 
 // step returns the last step of the kind in the entry's history.
 func (o *Outcome) step(kind ledgerv1.StepKind) *ledgerv1.Step {
-	history := o.Entry.GetHistory()
-	for i := len(history) - 1; i >= 0; i-- {
-		if history[i].GetKind() == kind {
-			return history[i]
+	for _, step := range slices.Backward(o.Entry.GetHistory()) {
+		if step.GetKind() == kind {
+			return step
 		}
 	}
 	return nil

@@ -172,6 +172,7 @@ func (s *Stack) startIngest(ctx context.Context, ln net.Listener) error {
 		return err
 	}
 	cfg.InstanceID = svc.Instance
+	//nolint:contextcheck // it works until it is stopped, not until this start is over
 	in, err := ingest.New(cfg, ingest.Deps{Log: svc.Log, Registerer: svc.Registry, Tracer: svc.Tracer, Listener: ln})
 	if err != nil {
 		return err

@@ -121,7 +121,7 @@ func (e *Event) request() {
 
 func (e *Event) callback() {
 	e.Kind = Callback
-	e.ID, _ = e.header("ce_subject")
+	e.ID = e.header("ce_subject")
 	var body struct {
 		EventName string `json:"event_name"`
 		MsgID     string `json:"msg_id"`
@@ -140,15 +140,14 @@ func (e *Event) callback() {
 	}
 }
 
-func (e *Event) header(name string) (string, bool) {
-	value, ok := e.Record.Header(name)
-	return string(value), ok
+func (e *Event) header(name string) string {
+	value, _ := e.Record.Header(name)
+	return string(value)
 }
 
 // MovedFrom is where the caller first wrote the request, "<partition>@<offset>"; empty when it was not moved.
 func (e *Event) MovedFrom() string {
-	from, _ := e.header("zns-moved")
-	return from
+	return e.header("zns-moved")
 }
 
 // Name is how a person calls the notification: the natural key, else the id.

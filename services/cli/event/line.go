@@ -108,8 +108,7 @@ func (e *Event) requested(m *notificationv1.NotificationRequested) string {
 // deadLetter says why the sender put a record aside and where it stood, from the headers that the sender added.
 func (e *Event) deadLetter() string {
 	header := func(name string) string {
-		value, _ := e.header("zns-dlq-" + name)
-		return render.OneLine(value, 160)
+		return render.OneLine(e.header("zns-dlq-"+name), 160)
 	}
 	var from string
 	if header("offset") != "" {

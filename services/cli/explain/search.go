@@ -226,7 +226,7 @@ func (s *search) requests(ctx context.Context) error {
 	partition, offset, moved := strings.Cut(entry.GetMovedFrom(), "@")
 	p, pErr := strconv.ParseInt(partition, 10, 32)
 	o, oErr := strconv.ParseInt(offset, 10, 64)
-	if !moved || pErr != nil || oErr != nil {
+	if known := moved && pErr == nil && oErr == nil; !known {
 		return nil
 	}
 	first := false

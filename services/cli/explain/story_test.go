@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,9 +136,11 @@ func TestStory(t *testing.T) {
 			step(90, ledgerv1.StepKind_STEP_KIND_FAILED),
 		},
 	}}}}
+	// Compaction may remove what stood before the tombstone, or not yet.
 	forgotten := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 9, at(90), nil}}}
+	notYetGone := Facts{ID: id, Ledger: append(slices.Clone(rejected.Ledger), Version{topic.RequestedLedger, 1, 12, at(2000), nil})}
 
-	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "rejected": rejected, "forgotten": forgotten} {
+	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "rejected": rejected, "forgotten": forgotten, "not_yet_gone": notYetGone} {
 		t.Run(name, func(t *testing.T) {
 			story := Tell(facts, at(3000))
 			got := story.Text(render.Style{}, at(3000), "http://jaeger:16686/trace/{trace_id}")
