@@ -30,7 +30,7 @@ func (e *Engine) write(ctx context.Context, tx *Tx) error {
 		return err
 	}
 	if err := e.producer.client.BeginTransaction(); err != nil {
-		e.producer.broken = true
+		e.discardProducer()
 		e.revert(tx)
 		return e.failed("begin the transaction", err)
 	}
@@ -182,11 +182,11 @@ func (e *Engine) abort(ctx context.Context) {
 	flushCtx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := e.producer.client.AbortBufferedRecords(flushCtx); err != nil {
-		e.producer.broken = true
+		e.discardProducer()
 		return
 	}
 	if err := e.end(ctx, kgo.TryAbort); err != nil {
-		e.producer.broken = true
+		e.discardProducer()
 		e.note("abort the transaction", err)
 	}
 }
@@ -196,7 +196,7 @@ func (e *Engine) settle(ctx context.Context) bool {
 	tx := e.unsettled
 	if !e.producer.broken {
 		if err := e.end(ctx, kgo.TryAbort); err != nil {
-			e.producer.broken = true
+			e.discardProducer()
 		}
 	}
 	// A producer id that the coordinator has given out means that the transaction before it has ended either way.

@@ -14,7 +14,7 @@ import (
 // producer is the transactional client. Everything in it is guarded by the tick lock.
 type producer struct {
 	client *kgo.Client
-	broken bool      // to be replaced before the next transaction
+	broken bool      // the client was discarded
 	opened time.Time // when client was made
 	fences int       // in a row
 	fenced time.Time // the latest
@@ -82,11 +82,6 @@ func (e *Engine) readyProducer(ctx context.Context) error {
 	if p.broken && time.Since(p.opened) < reopenGap {
 		return errReopening
 	}
-	if p.broken && p.client != nil {
-		old := p.client
-		e.background.Go(old.Close)
-		p.client = nil
-	}
 	if p.client == nil {
 		client, err := e.newProducer()
 		if err != nil {
@@ -99,11 +94,22 @@ func (e *Engine) readyProducer(ctx context.Context) error {
 	if _, _, err := p.client.ProducerID(ctx); err != nil {
 		// The client keeps an answer that ends this id for good, and tries anew after anything else.
 		if ke, ok := errors.AsType[*kerr.Error](err); ok && !ke.Retriable || errors.Is(err, kgo.ErrClientClosed) {
-			p.broken = true
+			e.discardProducer()
 		}
 		return e.failed("get a producer id", err)
 	}
 	return nil
+}
+
+// discardProducer closes the client, to be replaced before the next transaction. At once: what it still holds of a
+// transaction that was given up would else be sent when the broker is back, and nobody would end that. mu is held.
+func (e *Engine) discardProducer() {
+	p := &e.producer
+	p.broken = true
+	if p.client != nil {
+		e.background.Go(p.client.Close)
+		p.client = nil
+	}
 }
 
 func (p *producer) close() {
@@ -125,7 +131,7 @@ func (e *Engine) note(act string, err error) {
 	}
 	p := &e.producer
 	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) {
-		p.broken = true
+		e.discardProducer()
 		now := time.Now()
 		if now.Sub(p.fenced) > fenceGap {
 			p.fences = 0
