@@ -133,6 +133,11 @@ func (e *Engine) commitOffsets(ctx context.Context, tx *Tx) error {
 		// The broker would take an offset commit without a member and check nothing.
 		return errNotMember
 	}
+	for n, p := range tx.touched {
+		if p.member != member {
+			return fmt.Errorf("partition %d: %w", n, errNotMember) // another may have owned it since
+		}
+	}
 	id, epoch, err := e.producer.client.ProducerID(ctx)
 	if err != nil {
 		return err

@@ -38,6 +38,8 @@ func (e *Engine) groupOptions() []kgo.Opt {
 // are fetched after this returns, and no rebalance ends before.
 func (e *Engine) onAssigned(_ context.Context, cl *kgo.Client, assigned map[string][]int32) {
 	e.joined.Store(true)
+	member, _ := cl.GroupMetadata()
+	e.reown(cl, member)
 	ids := assigned[e.cfg.Input]
 	if len(ids) == 0 {
 		return
@@ -47,16 +49,76 @@ func (e *Engine) onAssigned(_ context.Context, cl *kgo.Client, assigned map[stri
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, id := range ids {
-		p := &part{id: id, ledgered: id < e.LedgerPartitions(), assigned: time.Now(), paused: true, closing: e.draining}
-		p.ctx, p.cancel = context.WithCancel(context.Background())
-		e.qmu.Lock()
-		e.parts[id] = p
-		e.qmu.Unlock()
-		e.cfg.Handler.Assigned(id)
+		e.own(id, member)
 	}
 	e.log.Info("partitions assigned", "partitions", ids)
 	e.publish()
 	e.step(StepAssigned)
+}
+
+// own makes the empty state of a partition, whose fetching is paused. mu is held.
+func (e *Engine) own(id int32, member string) *part {
+	p := &part{
+		id: id, ledgered: id < e.LedgerPartitions(), assigned: time.Now(), member: member, paused: true, closing: e.draining,
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	e.qmu.Lock()
+	e.parts[id] = p
+	e.qmu.Unlock()
+	e.cfg.Handler.Assigned(id)
+	return p
+}
+
+// reown begins anew with the partitions of an earlier membership. When a JoinGroup comes after the session has ended
+// the client takes a new member id, without the lost callback; partitions that it is given again are nothing new to
+// it. But they were another's meanwhile.
+func (e *Engine) reown(cl *kgo.Client, member string) {
+	e.mu.Lock()
+	var ids []int32
+	for id, p := range e.parts {
+		if p.member != member {
+			p.closing = true
+			ids = append(ids, id)
+		}
+	}
+	e.mu.Unlock()
+	if len(ids) == 0 {
+		return
+	}
+	cl.PauseFetchPartitions(map[string][]int32{e.cfg.Input: ids})
+	// What was fetched and not accepted stays: the client's place is behind it, and what the ledger holds of it by now is
+	// skipped. Nothing is added meanwhile: this callback and the handing over of fetched records exclude each other.
+	queues := map[int32][]*kgo.Record{}
+	e.qmu.Lock()
+	for _, id := range ids {
+		queues[id] = e.parts[id].queue
+	}
+	e.qmu.Unlock()
+	e.forget(ids)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range ids {
+		p := e.own(id, member)
+		e.qmu.Lock()
+		p.queue = append(queues[id], p.queue...)
+		for _, r := range p.queue {
+			p.bytes += size(r)
+		}
+		e.qmu.Unlock()
+		e.beginRestore(p)
+	}
+	e.log.Warn("the session ended unnoticed: partitions are restored anew", "partitions", ids)
+	e.publish()
+	e.step(StepAssigned)
+}
+
+// beginRestore starts the restore of p. mu is held.
+func (e *Engine) beginRestore(p *part) {
+	p.restored = make(chan struct{})
+	go func() {
+		defer close(p.restored)
+		e.restore(p)
+	}()
 }
 
 // onOffsets runs after the fetch of the group's offsets, which waited until no transaction was open on them: from
@@ -69,11 +131,7 @@ func (e *Engine) onOffsets(_ context.Context, offsets map[string]map[int32]kgo.O
 		if p == nil || p.restored != nil {
 			continue // a rebalance interrupted the fetch before: the restore is under way
 		}
-		p.restored = make(chan struct{})
-		go func() { //nolint:contextcheck // a restore ends with its partition, not with the group session
-			defer close(p.restored)
-			e.restore(p)
-		}()
+		e.beginRestore(p) //nolint:contextcheck // a restore ends with its partition, not with the group session
 	}
 	return offsets, nil
 }
@@ -87,11 +145,14 @@ func (e *Engine) onRevoked(_ context.Context, _ *kgo.Client, revoked map[string]
 	}
 	began := time.Now()
 	var ps []*part
+	member, _ := e.client.GroupMetadata()
 	e.mu.Lock() // a tick under way ends first: it may be committing intents
 	for _, id := range ids {
 		if p := e.parts[id]; p != nil {
 			p.closing = true
-			ps = append(ps, p)
+			if p.member == member { // of an earlier membership nothing can be committed
+				ps = append(ps, p)
+			}
 		}
 	}
 	e.mu.Unlock()

@@ -21,6 +21,7 @@ type part struct {
 	id       int32
 	ledgered bool // false: a front door
 	assigned time.Time
+	member   string // the membership under which it is owned
 
 	// ctx ends the restore; restored is closed when its goroutine has ended, nil until it began.
 	ctx      context.Context
