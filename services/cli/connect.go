@@ -109,3 +109,14 @@ func write(ctx context.Context, w *kafka.Writer, topicName string, records ...ka
 	}
 	return failed(err)
 }
+
+// traceHeaders carry on the trace that the environment names, as tools that start commands do (TRACEPARENT).
+func (a *App) traceHeaders() []kafka.Header {
+	var headers []kafka.Header
+	for _, name := range []string{kafka.HeaderTraceparent, kafka.HeaderTracestate} {
+		if value := a.getenv(strings.ToUpper(name)); value != "" {
+			headers = append(headers, kafka.Header{Key: name, Value: []byte(value)})
+		}
+	}
+	return headers
+}

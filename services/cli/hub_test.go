@@ -101,14 +101,15 @@ func (l *firstLine) Write(p []byte) (int, error) {
 
 func TestDevSendsAndExplains(t *testing.T) {
 	hub := startDev(t, nil)
-	sent := run(t, hub.environ, "", "send", "--phone", "0987654321", "--template", "300200", "order_code=DH-1", "customer_name=An",
+	const trace = "0af7651916cd43dd8448eb211c80319c"
+	sent := run(t, append(hub.environ, "TRACEPARENT=00-"+trace+"-b7ad6b7169203331-01"), "", "send", "--phone", "0987654321", "--template", "300200", "order_code=DH-1", "customer_name=An",
 		"--source", "shop", "--key", "order-1/shipped", "--ordering-key", "order-1", "--wait", "--timeout", "20s").want(t, 0)
 	sent.contains(t, "sent", "delivered", "order-1/shipped", "84*****321", "on the phone")
 	id := strings.Fields(sent.out)[0]
 
 	story := run(t, hub.environ, "", "explain", id).want(t, 0)
 	story.contains(t, "order-1/shipped of shop", "state            SENT, and on the phone", "requested  notification.requested[", "accepted ",
-		"intent 1", "attempt 1", "Zalo accepted", "signature valid", "zns.sent[", "zns.delivered[", "trace ", "searched")
+		"intent 1", "attempt 1", "Zalo accepted", "signature valid", "zns.sent[", "zns.delivered[", "http://localhost:16686/trace/"+trace, "searched")
 	var doc struct {
 		State     string
 		MsgID     string   `json:"msg_id"`

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/term"
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/notification"
@@ -35,7 +37,9 @@ Examples:
     echo '{"source":"shop","idempotency_key":"order-1/shipped","recipient":{"phone":"0987654321"},"template_id":"300200","template_data":{"order_code":"DH-1","customer_name":"An"}}' | zns publish
     zns publish < requests.jsonl
     jq -c '.[]' requests.json | zns publish --json
-    zns publish --dry-run < requests.jsonl`
+    zns publish --dry-run < requests.jsonl
+
+A trace in the variables TRACEPARENT and TRACESTATE goes on in the requests.`
 }
 
 // outgoing is one request on its way.
@@ -50,6 +54,9 @@ type outgoing struct {
 func (c *publishCmd) Run(ctx context.Context, a *App) error {
 	if c.DryRun {
 		return c.publish(ctx, a, func(context.Context, ...kafka.Record) error { return nil })
+	}
+	if f, ok := a.In.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprintln(a.Err, "reading requests from this terminal; Ctrl-D ends")
 	}
 	cl, err := a.connect(ctx)
 	if err != nil {
@@ -124,6 +131,7 @@ func (c *publishCmd) read(ctx context.Context, a *App, requests chan<- outgoing)
 		}
 		n++
 		o, violations := c.outgoing(n, doc)
+		o.record.Headers = a.traceHeaders()
 		if len(violations) > 0 && !c.AsIs {
 			refused++
 			a.refuse(n, o, violations)

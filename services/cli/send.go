@@ -48,7 +48,9 @@ func (sendCmd) Help() string {
 
     zns send --phone 0987654321 --template 300200 order_code=DH-1042 customer_name=An --wait
     zns send --phone 0987654321 --template 300200 order_code=DH-1042 customer_name=An --key order-1042/shipped --source order-service
-    zns send --phone 0987654321 --template 300100 otp=483920 --category otp --ttl 2m --wait --json`
+    zns send --phone 0987654321 --template 300100 otp=483920 --category otp --ttl 2m --wait --json
+
+A trace in the variables TRACEPARENT and TRACESTATE goes on in the request.`
 }
 
 // Run publishes the request and, with --wait, tells what becomes of it.
@@ -89,7 +91,7 @@ func (c *sendCmd) Run(ctx context.Context, a *App) error {
 		return err
 	}
 	defer writer.Close()
-	r := kafka.Record{Topic: c.Topic, Partition: -1, Key: []byte(notification.PartitionKey(req)), Value: value}
+	r := kafka.Record{Topic: c.Topic, Partition: -1, Key: []byte(notification.PartitionKey(req)), Value: value, Headers: a.traceHeaders()}
 	if err := write(ctx, writer, c.Topic, r); err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ const (
 	seed           = 1
 	requestTimeout = 1500 * time.Millisecond // the sender's patience with Zalo, short so that the demo is
 	lateCallback   = 500 * time.Millisecond  // how long after the timeout the callback of a lost answer comes
-	caseTimeout    = 20 * time.Second        // for what should take seconds
+	caseTimeout    = 40 * time.Second        // for what should take seconds
 )
 
 // Run runs the demo. An error means that it could not be run; a wrong result is in Result.
