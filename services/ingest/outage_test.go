@@ -75,10 +75,27 @@ func (w *world) settle(tr *traffic, within time.Duration) {
 	}
 }
 
+// TestOutages takes one broker of its own through hangs, kills and restarts; each test leaves it running.
+func TestOutages(t *testing.T) {
+	server := kafkatest.Own(t, local.Options{})
+	for _, tt := range []struct {
+		name string
+		run  func(*testing.T, *kafkatest.Server)
+	}{
+		{"BrokerAway", brokerAway},
+		{"KilledWithSpool", killedWithSpool},
+		{"SpoolKeepsOrder", spoolKeepsOrder},
+		{"StopEmptiesSpool", stopEmptiesSpool},
+		{"NoRoomAnywhere", noRoomAnywhere},
+		{"StartWithoutKafka", startWithoutKafka},
+	} {
+		t.Run(tt.name, func(t *testing.T) { tt.run(t, server) })
+	}
+}
+
 // While Kafka hangs, and then is dead, every callback is answered 200 within Zalo's two seconds; when it is back each
 // of them becomes exactly one event.
-func TestBrokerAway(t *testing.T) {
-	server := kafkatest.Own(t, local.Options{})
+func brokerAway(t *testing.T, server *kafkatest.Server) {
 	w := newWorld(t, server, 4)
 	r := w.start(w.config())
 	tr := startTraffic([]string{r.url}, 8, 20*time.Millisecond)
@@ -111,8 +128,7 @@ func TestBrokerAway(t *testing.T) {
 }
 
 // A process that is killed with callbacks on its disk and Kafka away loses none: its successor hands them on.
-func TestKilledWithSpool(t *testing.T) {
-	server := kafkatest.Own(t, local.Options{})
+func killedWithSpool(t *testing.T, server *kafkatest.Server) {
 	w := newWorld(t, server, 4)
 	cfg := w.config()
 	p := w.process(cfg)
@@ -166,8 +182,7 @@ func TestKilledWithSpool(t *testing.T) {
 
 // Callbacks that one client sent one after the other reach Kafka in that order, through an outage too: raw repetitions
 // may follow, nothing overtakes.
-func TestSpoolKeepsOrder(t *testing.T) {
-	server := kafkatest.Own(t, local.Options{})
+func spoolKeepsOrder(t *testing.T, server *kafkatest.Server) {
 	w := newWorld(t, server, 1)
 	r := w.start(w.config())
 	n := 0
@@ -210,8 +225,7 @@ func TestSpoolKeepsOrder(t *testing.T) {
 }
 
 // SIGTERM: requests under way are answered and the disk is emptied before the process ends.
-func TestStopEmptiesSpool(t *testing.T) {
-	server := kafkatest.Own(t, local.Options{})
+func stopEmptiesSpool(t *testing.T, server *kafkatest.Server) {
 	w := newWorld(t, server, 2)
 	r := w.start(w.config())
 	server.Pause(t) // at once: callbacks are taken before anything is known of Kafka
@@ -244,8 +258,7 @@ func TestStopEmptiesSpool(t *testing.T) {
 }
 
 // Neither Kafka nor room on the disk: 503, and nothing is stored twice or lost once there is room again.
-func TestNoRoomAnywhere(t *testing.T) {
-	server := kafkatest.Own(t, local.Options{})
+func noRoomAnywhere(t *testing.T, server *kafkatest.Server) {
 	w := newWorld(t, server, 2)
 	cfg := w.config()
 	cfg.SpoolSize = 1 << 20
@@ -275,8 +288,7 @@ func TestNoRoomAnywhere(t *testing.T) {
 }
 
 // A process starts without Kafka and takes callbacks; when Kafka comes they arrive and are translated.
-func TestStartWithoutKafka(t *testing.T) {
-	server := kafkatest.Own(t, local.Options{})
+func startWithoutKafka(t *testing.T, server *kafkatest.Server) {
 	w := newWorld(t, server, 2)
 	m := newMessage()
 	w.sent(m)

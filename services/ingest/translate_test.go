@@ -100,6 +100,18 @@ func TestDuplicates(t *testing.T) {
 		return a.count("translated_total", "duplicate")+b.count("translated_total", "duplicate") == 40
 	})
 	w.deliveries(20, 0)
+	// Nor after a restart, by a process that has the ledger only.
+	for _, r := range []*replica{a, b} {
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := w.start(w.config())
+	for _, m := range messages {
+		w.mustPost(c.url, m.callback())
+	}
+	eventually(t, 30*time.Second, "20 more duplicates counted", func() bool { return c.count("translated_total", "duplicate") == 20 })
+	w.deliveries(20, 0)
 }
 
 // A receipt that comes before the outcome of its send waits for it, and no longer.
