@@ -45,6 +45,12 @@ const (
 // with room for headers.
 const maxDLQValue = 900 << 10
 
+// What a dead letter without its value keeps of the record: small enough that no broker refuses it a second time.
+const (
+	maxDLQKey     = 16 << 10
+	maxDLQHeaders = 16 << 10
+)
+
 // accept takes one record of the input.
 //
 //	cannot be read, no id            dead letter
@@ -295,7 +301,11 @@ func (h *handler) refuse(u unit, a arrival, f failure) {
 
 // deadLetter publishes r to the dead letters with where it came from and why. The value is carried when it fits.
 func (h *handler) deadLetter(u unit, r kafka.Record, reason, message, field string, withValue bool) {
-	headers := append(slices.Clip(r.Headers),
+	callers := slices.Clip(r.Headers)
+	if !withValue {
+		callers = smallHeaders(r.Headers)
+	}
+	headers := append(callers,
 		kafka.Header{Key: headerDLQReason, Value: []byte(reason)},
 		kafka.Header{Key: headerDLQMessage, Value: []byte(message)},
 		kafka.Header{Key: headerDLQTopic, Value: []byte(r.Topic)},
@@ -312,7 +322,7 @@ func (h *handler) deadLetter(u unit, r kafka.Record, reason, message, field stri
 			kafka.Header{Key: headerDLQSize, Value: strconv.AppendInt(nil, int64(len(r.Value)), 10)},
 			kafka.Header{Key: headerDLQHash, Value: []byte(hex.EncodeToString(sum[:]))})
 		out.Value = nil
-		if len(r.Key) > maxDLQValue {
+		if len(r.Key) > maxDLQKey {
 			out.Key = nil
 		}
 	}
@@ -321,4 +331,16 @@ func (h *handler) deadLetter(u unit, r kafka.Record, reason, message, field stri
 		h.metrics.deadLetters.WithLabelValues(reason).Inc()
 		h.log.Warn("record sent to the dead letters", "reason", reason, "field", field, "topic", r.Topic, "partition", r.Partition, "offset", r.Offset)
 	})
+}
+
+// smallHeaders are the first headers of a record, as far as they are small together.
+func smallHeaders(headers []kafka.Header) (small []kafka.Header) {
+	room := maxDLQHeaders
+	for _, h := range headers {
+		if room -= len(h.Key) + len(h.Value); room < 0 {
+			break
+		}
+		small = append(small, h)
+	}
+	return small
 }

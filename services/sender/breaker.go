@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"errors"
 	"time"
 
 	"github.com/znshub/znshub/pkg/zalo"
@@ -52,7 +53,8 @@ func (b *breaker) record(r *zalo.Result, now time.Time) {
 			return
 		}
 		b.limit = min(b.max, b.limit+1)
-	case r.Outcome == zalo.NotSent && r.Hold: // a missing token says nothing about the provider
+	case r.Outcome == zalo.NotSent && (r.Hold || errors.Is(r.Err, zalo.ErrLate)):
+		// A missing token or a machine that was stopped says nothing about the provider.
 	default:
 		b.fails++
 		if b.open || b.fails >= breakAfter {

@@ -71,7 +71,10 @@ func newCore(t *testing.T, change ...func(*Config)) *core {
 	}
 	wake := func() {}
 	h.dispatch = newDispatcher(cfg.MaxInFlight, nil, wake)
-	h.dispatch.begin = func(func()) { h.dispatch.active-- } // collect takes the calls
+	h.dispatch.begin = func(func()) { // collect takes the calls
+		h.dispatch.active--
+		h.dispatch.begun--
+	}
 	h.callbacks = newReconciler(nil, wake, h.log)
 	h.clock = newClock(nil, wake, h.log)
 	h.clock.off = true

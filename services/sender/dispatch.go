@@ -86,7 +86,8 @@ type dispatcher struct {
 
 	mu      sync.Mutex // guards what follows
 	run     deque[*call]
-	active  int
+	active  int // goroutines, each for a slot
+	begun   int // those of them that have yet to look at the run
 	ended   deque[*call]
 	breaker breaker
 	rate    int // calls that ended since the last tick, smoothed: what the run must bridge
@@ -108,12 +109,15 @@ func (d *dispatcher) room(now time.Time) int {
 	defer d.mu.Unlock()
 	allowed, probing := d.breaker.allowed(now)
 	if probing {
-		return allowed - d.active - d.run.len()
+		return allowed - d.underWay()
 	}
 	// The run bridges the time of a commit or two, so that slots do not stand empty meanwhile.
 	prefetch := min(allowed, 2+d.rate*5/4)
-	return allowed + prefetch - d.active - d.run.len()
+	return allowed + prefetch - d.underWay()
 }
+
+// underWay is how many calls run or wait for a slot. mu is held.
+func (d *dispatcher) underWay() int { return d.active - d.begun + d.run.len() }
 
 // observe is called once in every tick.
 func (d *dispatcher) observe() {
@@ -129,31 +133,31 @@ func (d *dispatcher) start(c *call) {
 	defer d.mu.Unlock()
 	d.run.pushBack(c)
 	d.spawn()
+	d.unstrand()
 }
 
-// spawn starts goroutines for free slots. mu is held.
+// spawn starts goroutines for free slots, as far as the run has calls that none was started for. mu is held.
 func (d *dispatcher) spawn() {
 	allowed, _ := d.breaker.allowed(time.Now())
-	for n := min(d.run.len(), allowed-d.active); n > 0; n-- {
+	for n := min(d.run.len()-d.begun, allowed-d.active); n > 0; n-- {
 		d.active++
+		d.begun++
 		d.begin(d.work)
 	}
 }
 
 // work makes calls until there are none.
 func (d *dispatcher) work() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.begun--
 	for {
-		d.mu.Lock()
 		allowed, _ := d.breaker.allowed(time.Now())
-		c, ok := (*call)(nil), false
-		if d.active <= allowed {
-			c, ok = d.run.popFront()
-		}
-		if !ok {
+		if d.active > allowed || d.run.len() == 0 {
 			d.active--
-			d.mu.Unlock()
 			return
 		}
+		c, _ := d.run.popFront()
 		d.mu.Unlock()
 
 		// By the monotonic clock, which stands still while a machine sleeps, and by the wall clock, which does not.
@@ -170,11 +174,12 @@ func (d *dispatcher) work() {
 			if d.breaker.open {
 				d.withdrawAll()
 			}
-			d.spawn() // more calls may be allowed now
 		}
 		d.finish(c)
+		d.spawn() // the breaker may allow one more than before
 		d.mu.Unlock()
 		d.wake()
+		d.mu.Lock()
 	}
 }
 
@@ -193,6 +198,15 @@ func (d *dispatcher) withdrawAll() {
 	for c, ok := d.run.popFront(); ok; c, ok = d.run.popFront() {
 		c.withdrawn = true
 		d.finish(c)
+	}
+}
+
+// unstrand gives back intents that were being committed while the breaker opened: no goroutine is left to take them,
+// and while they wait there is no room for the probe that would close it. mu is held.
+func (d *dispatcher) unstrand() {
+	if d.breaker.open && d.active == 0 && d.run.len() > 0 {
+		d.withdrawAll()
+		d.wake()
 	}
 }
 

@@ -3,6 +3,7 @@ package sender
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -298,6 +299,7 @@ type history struct {
 const (
 	maxSteps   = 32
 	maxHistory = 1024
+	maxOwner   = 64 // bytes of an INSTANCE_ID in a step
 )
 
 func (h *history) add(s *ledgerv1.Step) {
@@ -310,7 +312,7 @@ func (h *history) add(s *ledgerv1.Step) {
 		b = appendInt(b, 6, int64(s.DurationMs))
 		b = appendInt(b, 7, int64(s.Cause))
 		b = appendInt(b, 8, s.UntilMs)
-		return appendString(b, 9, s.Owner)
+		return appendString(b, 9, strings.ToValidUTF8(s.Owner[:min(len(s.Owner), maxOwner)], ""))
 	})
 	h.n++
 	for h.n > maxSteps || len(h.b) > maxHistory {

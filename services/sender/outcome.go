@@ -56,6 +56,12 @@ func (e *entry) addResult(r attemptResult) {
 
 // outcomes writes what the finished calls brought.
 func (h *handler) outcomes(tx tick) (again bool) {
+	var aside []*call
+	defer func() {
+		for _, c := range slices.Backward(aside) {
+			h.dispatch.unfinish(c)
+		}
+	}()
 	for {
 		c := h.dispatch.finished()
 		if c == nil {
@@ -64,13 +70,17 @@ func (h *handler) outcomes(tx tick) (again bool) {
 		if c.p.dropped.Load() {
 			continue // its partition went to another owner, who has it as UNKNOWN
 		}
+		if !tx.Owns(c.p.id) {
+			aside = append(aside, c) // a stopped partition holds up nobody else's outcomes
+			continue
+		}
 		var u unit
-		if tx.Owns(c.p.id) && !tx.Full() {
+		if !tx.Full() {
 			u = tx.Unit(c.p.id, c.e.id.String())
 		}
 		if u == nil {
 			h.dispatch.unfinish(c)
-			return tx.Owns(c.p.id)
+			return true
 		}
 		c.p.ended.Add(-1)
 		u.OnAbort(func() {
@@ -89,6 +99,10 @@ func (h *handler) outcome(u unit, c *call) {
 		return
 	}
 	if c.withdrawn {
+		if e.heard != nil {
+			h.settle(u, e, e.heard) // an earlier attempt reached Zalo: nothing is sent again
+			return
+		}
 		h.withdrawn(u, e, now)
 		return
 	}

@@ -92,6 +92,9 @@ func (r *reconciler) need(intent time.Time, restored bool) {
 	} else if restored {
 		r.restart = true
 	}
+	if r.restart {
+		r.caughtUp = 0 // what was read so far was read without an eye on this one
+	}
 	r.mu.Unlock()
 	select {
 	case r.signal <- struct{}{}:
@@ -253,6 +256,10 @@ func (r *reconciler) stop() bool {
 // reached notes that everything stored until at was read.
 func (r *reconciler) reached(at time.Time) {
 	r.mu.Lock()
+	if r.restart {
+		r.mu.Unlock()
+		return // that round began too late for what is wanted now
+	}
 	now := ms(at)
 	if r.lastGood == 0 || now-r.lastGood > reconcileGap.Milliseconds() {
 		r.healthy = now

@@ -52,6 +52,7 @@ type Sender struct {
 	h        *handler
 	client   *zalo.Client
 	topics   *kafka.Admin
+	kafka    []kgo.Opt   // how to reach the brokers
 	admin    *kgo.Client // for what topics does not ask
 	cfg      Config
 	settings settings
@@ -76,7 +77,7 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	}
 	settings.of(svc)
 	client = append(client, extras.Client...)
-	s := &Sender{cfg: cfg, settings: settings}
+	s := &Sender{cfg: cfg, settings: settings, kafka: client}
 	if s.client, err = zaloClient(cfg, &settings, extras.Dial); err != nil {
 		return nil, err
 	}
@@ -241,7 +242,8 @@ func (s *Sender) openCallbacks(client []kgo.Opt) func(context.Context, time.Time
 
 // latestAppend returns when the broker appended the latest record to a ledger partition.
 func (s *Sender) latestAppend(ctx context.Context, partition int32) (time.Time, error) {
-	listed, err := kadm.NewClient(s.admin).ListMaxTimestampOffsets(ctx, s.settings.ledgerTopic)
+	admin := kadm.NewClient(s.admin)
+	listed, err := admin.ListMaxTimestampOffsets(ctx, s.settings.ledgerTopic)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -252,5 +254,28 @@ func (s *Sender) latestAppend(ctx context.Context, partition int32) (time.Time, 
 	if o.Timestamp <= 0 {
 		return time.Time{}, nil
 	}
-	return time.UnixMilli(o.Timestamp), nil
+	if at := time.UnixMilli(o.Timestamp); time.Until(at) <= maxSkew {
+		return at, nil
+	}
+	// A broker whose clock was once ahead leaves such times behind: only the last record tells the present one.
+	ends, err := admin.ListEndOffsets(ctx, s.settings.ledgerTopic)
+	if err != nil {
+		return time.Time{}, err
+	}
+	end, ok := ends.Lookup(s.settings.ledgerTopic, partition)
+	if !ok || end.Err != nil {
+		return time.Time{}, fmt.Errorf("end of the ledger: %w", end.Err)
+	}
+	var last time.Time
+	err = kafka.ReadToEnd(ctx, kafka.ReaderConfig{
+		Client: s.kafka, Topic: s.settings.ledgerTopic, Partitions: []int32{partition},
+		Start: kafka.FromOffsets(map[int32]int64{partition: max(end.Offset-lastRecords, 0)}),
+	}, func(r kafka.Record) error {
+		last = r.Time
+		return nil
+	})
+	return last, err
 }
+
+// lastRecords is how many offsets before a ledger partition's end are read to see its last record: markers stand behind it.
+const lastRecords = 64

@@ -1,0 +1,146 @@
+package sender
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/zalo"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+)
+
+// An intent that is committed while the breaker is open, after the last call ended, must not be stranded.
+func TestIntentCommittedWhileOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(16, func(*call) zalo.Result { return notSent }, func() {})
+		p := &partition{}
+		p.calls.Add(6)
+		for range 5 {
+			d.start(&call{p: p, deadline: time.Now().Add(time.Minute)})
+		}
+		synctest.Wait()
+		if !d.breaker.open {
+			t.Fatal("not open")
+		}
+		d.start(&call{p: p, deadline: time.Now().Add(5 * time.Second)}) // its intent was being committed meanwhile
+		time.Sleep(time.Hour)
+		if n := p.calls.Load(); n != 0 {
+			t.Errorf("%d calls neither begun nor given back after an hour; room is %d", n, d.room(time.Now()))
+		}
+	})
+}
+
+// haltedTick owns all partitions but one that the engine stopped.
+type haltedTick struct {
+	*fakeTick
+	halted int32
+}
+
+func (t haltedTick) Partitions() []int32 {
+	var ps []int32
+	for _, p := range t.fakeTick.Partitions() {
+		if p != t.halted {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+func (t haltedTick) Owns(p int32) bool    { return p != t.halted && t.fakeTick.Owns(p) }
+func (t haltedTick) Closing(p int32) bool { return p == t.halted || t.fakeTick.Closing(p) }
+
+// A partition that the engine stopped does not hold up the outcomes of the others.
+func TestStoppedPartitionHoldsUpNobody(t *testing.T) {
+	c := newCore(t)
+	id0, r0 := c.request()
+	for r0.Partition != 0 {
+		id0, r0 = c.request()
+	}
+	id1, r1 := c.request()
+	for r1.Partition != 1 {
+		id1, r1 = c.request()
+	}
+	c.tick(true, r0, r1)
+	c.want(id0, "SENDING(1)")
+	c.want(id1, "SENDING(1)")
+	c.answer(id0, accepted("m0"))
+	c.answer(id1, accepted("m1"))
+	for range 3 {
+		tx := haltedTick{&fakeTick{c: c}, 0}
+		c.h.work(tx)
+	}
+	c.want(id1, "done")
+}
+
+// A dead letter that was refused must get smaller, whatever made it large.
+func TestPoisonedHeaders(t *testing.T) {
+	c := newCore(t)
+	_, r := c.request()
+	r.Headers = append(r.Headers, kafka.Header{Key: "x", Value: []byte(strings.Repeat("x", 1_000_000))})
+	u := &fakeUnit{c: c, p: r.Partition, key: "@1"}
+	c.poison["@1"] = errors.New("too large")
+	c.h.accept(u, r)
+	n := 0
+	for _, o := range u.out {
+		n += len(o.Key) + len(o.Value)
+		for _, h := range o.Headers {
+			n += len(h.Key) + len(h.Value)
+		}
+	}
+	if n > 900<<10 {
+		t.Errorf("the dead letter of a refused record has %d bytes: refused again, and the partition stops", n)
+	}
+}
+
+// A callback that proved an earlier attempt while a later one waited for its slot settles it: nothing is sent again.
+func TestCallbackBeforeWithdrawal(t *testing.T) {
+	c := newCore(t, func(cfg *Config) { cfg.OnUnknown[1] = 3 })
+	id, r := c.request(onUnknown(notificationv1.OnUnknown_ON_UNKNOWN_RESEND))
+	c.tick(true, r)
+	first := c.calls[0].trackingID
+	c.answer(id, lost)
+	c.tick(true)
+	c.want(id, "UNKNOWN")
+	c.pass(2*time.Hour + time.Minute)
+	for i := 0; c.state(id) == "UNKNOWN" && i < 10; i++ {
+		c.readerPassed()
+		c.tick(true)
+	}
+	t.Log(c.state(id))
+	c.want(id, "SENDING(2)")
+	c.callback(id, first)
+	c.tick(true)
+	x := c.calls[0]
+	c.calls = nil
+	x.withdrawn = true
+	c.h.dispatch.mu.Lock()
+	c.h.dispatch.active--
+	c.h.dispatch.finish(x)
+	c.h.dispatch.mu.Unlock()
+	c.tick(true)
+	t.Log(c.state(id))
+	c.want(id, "done")
+}
+
+// A partition that is restored while the reader runs brings attempts whose callbacks the reader has passed: until it
+// has read again, nothing counts as passed.
+func TestRestoredPartitionIsNotPassed(t *testing.T) {
+	r := newReconciler(nil, func() {}, slog.New(slog.DiscardHandler))
+	r.need(time.Now(), false)
+	r.begin()
+	r.reached(time.Now())
+	if r.passed() == 0 {
+		t.Fatal("has passed nothing")
+	}
+	r.need(time.Now(), true)
+	if at := r.passed(); at != 0 {
+		t.Errorf("claims to have passed %d before it has read for the restored partition", at)
+	}
+	r.reached(time.Now()) // the end of a round that began before
+	if at := r.passed(); at != 0 {
+		t.Errorf("claims to have passed %d by a round that began before the restore", at)
+	}
+}
