@@ -171,13 +171,11 @@ func (s *Stack) startIngest(ctx context.Context, ln net.Listener) error {
 	if err != nil {
 		return err
 	}
-	cfg.InstanceID = svc.Instance
 	//nolint:contextcheck // it works until it is stopped, not until this start is over
-	in, err := ingest.New(cfg, ingest.Deps{Log: svc.Log, Registerer: svc.Registry, Tracer: svc.Tracer, Listener: ln})
+	in, err := ingest.New(svc, cfg, ingest.Extras{Listener: ln})
 	if err != nil {
 		return err
 	}
-	svc.Ready("webhook", in.Ready)
 	r, err := s.group.start(ctx, svc, s.cfg.address(8082), in.Run)
 	if err != nil {
 		return err

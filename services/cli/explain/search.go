@@ -57,6 +57,7 @@ func Search(ctx context.Context, log Log, q Query) (Facts, error) {
 	s.facts = Facts{ID: id}
 	err := s.collect(ctx)
 	s.facts.Searched = append(s.facts.Searched, s.scanned...)
+	s.facts.sortSearched(q.Input)
 	return s.facts, err
 }
 
@@ -143,7 +144,7 @@ func (s *search) collect(ctx context.Context) error {
 		all.Go(func() { errs[i] = read(ctx) })
 	}
 	all.Wait()
-	s.facts.sort(s.query.Input)
+	s.facts.sort()
 	for _, err := range errs {
 		if err != nil {
 			return err // the others most likely say the same
@@ -308,7 +309,7 @@ func (f *Facts) oldest() *ledgerv1.Entry {
 }
 
 // sort brings the facts into an order that does not depend on which read was first.
-func (f *Facts) sort(input string) {
+func (f *Facts) sort() {
 	byTime := func(a, b event.Event) int {
 		return cmp.Or(a.Record.Time.Compare(b.Record.Time), cmp.Compare(a.Record.Topic, b.Record.Topic), cmp.Compare(a.Record.Offset, b.Record.Offset))
 	}
@@ -322,8 +323,16 @@ func (f *Facts) sort(input string) {
 	slices.SortStableFunc(f.Events, byTime)
 	slices.SortStableFunc(f.Callbacks, byTime)
 	slices.SortStableFunc(f.Ledger, func(a, b Version) int { return cmp.Compare(a.Offset, b.Offset) })
+}
+
+// sortSearched lists what was read in the order of a notification's life, each range once.
+func (f *Facts) sortSearched(input string) {
 	order := append(event.Topics(input), topic.LedgerOf(input))
 	slices.SortStableFunc(f.Searched, func(a, b Range) int {
-		return cmp.Or(cmp.Compare(slices.Index(order, a.Topic), slices.Index(order, b.Topic)), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.From, b.From))
+		return cmp.Or(cmp.Compare(slices.Index(order, a.Topic), slices.Index(order, b.Topic)), cmp.Compare(a.Partition, b.Partition),
+			cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
+	})
+	f.Searched = slices.CompactFunc(f.Searched, func(a, b Range) bool {
+		return a.Topic == b.Topic && a.Partition == b.Partition && a.From == b.From && a.To == b.To
 	})
 }
