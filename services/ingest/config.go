@@ -16,9 +16,6 @@ import (
 type Config struct {
 	Kafka kafka.Config
 
-	InstanceID string `env:"INSTANCE_ID" help:"name of this instance, stable over its restarts: the pod's name; default: random"`
-	Cluster    string `env:"ZNS_CLUSTER" envDefault:"default" help:"name of this installation: stands in ce_source and tells its tracking_ids from those of others on the same OA"`
-
 	Addr          string        `env:"INGEST_ADDR" envDefault:":8080" help:"where Zalo's callbacks arrive, at /webhooks/zalo; put TLS in front"`
 	SpoolDir      string        `env:"INGEST_SPOOL_DIR" envDefault:"spool" help:"directory that keeps callbacks while Kafka is away; give it a volume of its own that outlives the process"`
 	SpoolSize     config.Bytes  `env:"INGEST_SPOOL_SIZE" envDefault:"1GiB" help:"how much the spool may hold; above it callbacks are answered 503 and Zalo sends them again"`
@@ -58,8 +55,8 @@ const maxBudget = webhook.Budget - 500*time.Millisecond
 func (c Config) Validate() error {
 	var problems []error
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	if c.Cluster == "" || c.Group == "" {
-		bad("ZNS_CLUSTER, INGEST_GROUP: none of them may be empty")
+	if c.Group == "" {
+		bad("INGEST_GROUP: empty; for example zns-ingest")
 	}
 	if c.AppID == "" {
 		bad("ZALO_APP_ID: not set; for example 2912345678901234567")

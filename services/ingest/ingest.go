@@ -18,7 +18,6 @@ package ingest
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,30 +30,25 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
-	"github.com/znshub/znshub/pkg/telemetry"
+	"github.com/znshub/znshub/pkg/service"
 	"github.com/znshub/znshub/services/ingest/intake"
 	"github.com/znshub/znshub/services/ingest/spool"
 	"github.com/znshub/znshub/services/ingest/webhook"
 )
 
-// Deps is what the surroundings give. The zero value works.
-type Deps struct {
-	Log        *slog.Logger
-	Registerer prometheus.Registerer
-	Tracer     *telemetry.Tracer // nil: no spans
-	Client     []kgo.Opt         // more options for the Kafka clients, for example a virtual network
-	Listener   net.Listener      // instead of one on INGEST_ADDR
+// Extras is what tests and programs that embed webhook-ingest may add. The zero value adds nothing.
+type Extras struct {
+	Client   []kgo.Opt    // options for the Kafka clients, for example a virtual network
+	Listener net.Listener // instead of one on INGEST_ADDR
 }
 
 // Ingest is a configured webhook-ingest.
 type Ingest struct {
 	cfg      Config
-	deps     Deps
-	log      *slog.Logger
+	svc      *service.Service
 	client   []kgo.Opt
 	source   string // ce_source
 	spool    *spool.Spool
@@ -76,8 +70,8 @@ const startTimeout = 5 * time.Second
 
 // Run works until ctx ends; then it finishes the requests under way, empties the spool as far as it can, and returns
 // nil. Any other return is an error that this process cannot mend by itself.
-func Run(ctx context.Context, cfg Config, deps Deps) error {
-	g, err := New(cfg, deps)
+func Run(ctx context.Context, svc *service.Service, cfg Config) error {
+	g, err := New(svc, cfg, Extras{})
 	if err != nil {
 		return err
 	}
@@ -85,10 +79,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 }
 
 // New checks cfg, takes the spool directory and listens, but answers nobody yet. It reaches no broker.
-func New(cfg Config, deps Deps) (*Ingest, error) {
-	if cfg.InstanceID == "" {
-		cfg.InstanceID = rand.Text()[:12]
-	}
+func New(svc *service.Service, cfg Config, extras Extras) (*Ingest, error) {
 	if cfg.Topics == (Topics{}) {
 		cfg.Topics = DefaultTopics()
 	}
@@ -96,23 +87,17 @@ func New(cfg Config, deps Deps) (*Ingest, error) {
 	if err := errors.Join(cfg.Validate(), err); err != nil {
 		return nil, err
 	}
-	if deps.Log == nil {
-		deps.Log = slog.New(slog.DiscardHandler)
-	}
-	if deps.Registerer == nil {
-		deps.Registerer = prometheus.NewRegistry()
-	}
 	for _, w := range cfg.warnings() {
-		deps.Log.Warn(w)
+		svc.Log.Warn(w)
 	}
 	g := &Ingest{
-		cfg: cfg, deps: deps, log: deps.Log, client: append(client, deps.Client...), listener: deps.Listener,
-		source: "/znshub/" + cfg.Cluster + "/ingest",
+		cfg: cfg, svc: svc, client: append(client, extras.Client...), listener: extras.Listener,
+		source: "/znshub/" + svc.Cluster + "/ingest",
 	}
 	if err := g.open(); err != nil {
-		g.close()
-		return nil, err
+		return nil, errors.Join(err, g.close())
 	}
+	svc.Ready("webhook", g.Ready)
 	return g, nil
 }
 
@@ -120,20 +105,20 @@ func New(cfg Config, deps Deps) (*Ingest, error) {
 func (g *Ingest) open() (err error) {
 	damaged := func(d spool.Damage) { g.metrics.damaged.Add(float64(d.Bytes)) }
 	g.metrics = newMetrics(func() spool.Stats { return g.spool.Stats() })
-	if g.spool, err = spool.Open(spool.Config{Dir: g.cfg.SpoolDir, MaxBytes: int64(g.cfg.SpoolSize), OnDamage: damaged, Log: g.log}); err != nil {
+	if g.spool, err = spool.Open(spool.Config{Dir: g.cfg.SpoolDir, MaxBytes: int64(g.cfg.SpoolSize), OnDamage: damaged, Log: g.svc.Log}); err != nil {
 		if errors.Is(err, spool.ErrLocked) {
 			err = fmt.Errorf("INGEST_SPOOL_DIR: %w; every process needs a directory of its own", err)
 		}
 		return err
 	}
 	if st := g.spool.Stats(); st.Records > 0 {
-		g.log.Info("callbacks of an earlier run wait on the local disk", "records", st.Records)
+		g.svc.Log.Info("callbacks of an earlier run wait on the local disk", "records", st.Records)
 	}
-	if g.writer, err = kafka.NewWriter(append([]kgo.Opt{kgo.ClientID("webhook-ingest-" + g.cfg.InstanceID)}, g.client...)...); err != nil {
+	if g.writer, err = kafka.NewWriter(append([]kgo.Opt{kgo.ClientID("webhook-ingest-" + g.svc.Instance)}, g.client...)...); err != nil {
 		return err
 	}
 	g.intake = intake.New(intake.Config{
-		Writer: g.writer, Spool: g.spool, Topic: g.cfg.Topics.Callback, Budget: g.cfg.KafkaBudget, Refused: refused, Log: g.log,
+		Writer: g.writer, Spool: g.spool, Topic: g.cfg.Topics.Callback, Budget: g.cfg.KafkaBudget, Refused: refused, Log: g.svc.Log,
 		OnReplay: func(n int) { g.metrics.replayed.Add(float64(n)) },
 		OnRefuse: g.metrics.refused.Inc,
 	})
@@ -146,7 +131,7 @@ func (g *Ingest) open() (err error) {
 		}
 	}
 	for _, c := range g.metrics.collected {
-		if err := g.deps.Registerer.Register(c); err != nil {
+		if err := g.svc.Registry.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
 	}
@@ -167,8 +152,8 @@ func (g *Ingest) routes() (http.Handler, error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(webhook.Path, webhook.New(webhook.Config{
-		AppID: g.cfg.AppID, Secrets: secrets, Cluster: g.cfg.Cluster, Source: g.source, Topic: g.cfg.Topics.Callback,
-		Tracer: g.deps.Tracer, MaxConcurrent: g.cfg.MaxConcurrent, Log: g.log,
+		AppID: g.cfg.AppID, Secrets: secrets, Cluster: g.svc.Cluster, Source: g.source, Topic: g.cfg.Topics.Callback,
+		Tracer: g.svc.Tracer, MaxConcurrent: g.cfg.MaxConcurrent, Log: g.svc.Log,
 		Answered: g.metrics.answered,
 		Received: func(event string) { g.metrics.events.WithLabelValues(webhook.KnownEvent(event)).Inc() },
 		Append: func(ctx context.Context, r kafka.Record) error {
@@ -218,12 +203,12 @@ func (g *Ingest) Run(ctx context.Context) (err error) {
 		WriteTimeout:      5 * time.Second,
 		IdleTimeout:       75 * time.Second,
 		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(g.svc.Log.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(g.listener) }()
 	g.serving.Store(true)
-	g.log.Info("webhook listens", "addr", g.listener.Addr().String(), "path", webhook.Path)
+	g.svc.Log.Info("webhook listens", "addr", g.listener.Addr().String(), "path", webhook.Path)
 	for {
 		select {
 		case err := <-served:
@@ -250,13 +235,13 @@ func (g *Ingest) stop(ctx context.Context, server *http.Server) error {
 	defer cancel()
 	if err := server.Shutdown(requests); err != nil {
 		server.Close()
-		g.log.Warn("requests were cut off: Zalo sends them again", "error", err)
+		g.svc.Log.Warn("requests were cut off: Zalo sends them again", "error", err)
 	}
 	drain, cancel := context.WithTimeout(ctx, g.cfg.StopTimeout)
 	defer cancel()
 	if err := g.intake.Drain(drain); err != nil {
 		// Nothing is lost: the directory outlives the process.
-		g.log.Warn("the spool is not empty", "error", err)
+		g.svc.Log.Warn("the spool is not empty", "error", err)
 	}
 	return nil
 }
@@ -276,7 +261,7 @@ func (g *Ingest) close() error {
 		errs = append(errs, g.spool.Close())
 	}
 	for _, c := range g.metrics.collected {
-		g.deps.Registerer.Unregister(c)
+		g.svc.Registry.Unregister(c)
 	}
 	return errors.Join(errs...)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest/local"
+	"github.com/znshub/znshub/pkg/service"
 	"github.com/znshub/znshub/services/ingest/webhook"
 )
 
@@ -353,13 +354,13 @@ func TestUnequalPartitions(t *testing.T) {
 	w.topics.Sent = other.topics.Sent
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	err := Run(ctx, w.config(), Deps{})
+	err := Run(ctx, service.New("webhook-ingest", "", testCluster, nil, nil), w.config())
 	if err == nil {
 		t.Fatal("it ran")
 	}
 	t.Log(err)
 	w.topics.Sent = "no-such-topic"
-	if err := Run(ctx, w.config(), Deps{}); err == nil {
+	if err := Run(ctx, service.New("webhook-ingest", "", testCluster, nil, nil), w.config()); err == nil {
 		t.Fatal("it ran without zns.sent")
 	}
 }

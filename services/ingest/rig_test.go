@@ -27,9 +27,11 @@ import (
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
+	"github.com/znshub/znshub/pkg/service"
 	"github.com/znshub/znshub/pkg/trackingid"
 	"github.com/znshub/znshub/pkg/zalo"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/ingest/raw"
 )
 
 const (
@@ -91,8 +93,8 @@ func (w *world) client() []kgo.Opt { return []kgo.Opt{kgo.SeedBrokers(w.server.B
 // config is what one replica gets; every replica has its own directory.
 func (w *world) config() Config {
 	return Config{
-		Kafka:      kafka.Config{Brokers: w.server.Brokers()},
-		InstanceID: kafkatest.Name("replica"), Cluster: testCluster, Addr: "127.0.0.1:0",
+		Kafka:    kafka.Config{Brokers: w.server.Brokers()},
+		Addr:     "127.0.0.1:0",
 		SpoolDir: filepath.Join(w.tb.TempDir(), "spool"), SpoolSize: 64 << 20, KafkaBudget: 500 * time.Millisecond,
 		MaxConcurrent: 256, StopTimeout: 20 * time.Second,
 		JoinWait: time.Minute, JoinWindow: 7 * 24 * time.Hour, Foreign: "count", Group: w.group,
@@ -110,15 +112,16 @@ type replica struct {
 }
 
 // start runs a replica in this process.
-func (w *world) start(cfg Config, deps ...func(*Deps)) *replica {
+func (w *world) start(cfg Config, change ...func(*service.Service)) *replica {
 	w.tb.Helper()
-	r := &replica{tb: w.tb, registry: prometheus.NewRegistry()}
-	d := Deps{Log: slog.New(slog.NewTextHandler(w.tb.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})), Registerer: r.registry}
-	for _, f := range deps {
-		f(&d)
+	log := slog.New(slog.NewTextHandler(w.tb.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	svc := service.New("webhook-ingest", kafkatest.Name("replica"), testCluster, log, nil)
+	for _, f := range change {
+		f(svc)
 	}
+	r := &replica{tb: w.tb, registry: svc.Registry}
 	var err error
-	if r.ingest, err = New(cfg, d); err != nil {
+	if r.ingest, err = New(svc, cfg, Extras{}); err != nil {
 		w.tb.Fatal(err)
 	}
 	r.url = "http://" + r.ingest.Addr().String()
@@ -208,7 +211,9 @@ func runProcess(text string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	g, err := New(cfg, Deps{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	// The same name for every process on one directory, as a pod has it.
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	g, err := New(service.New("webhook-ingest", raw.Hash([]byte(cfg.SpoolDir)), testCluster, log, nil), cfg, Extras{})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -375,5 +380,3 @@ func eventually(tb testing.TB, within time.Duration, what string, ok func() bool
 		}
 	}
 }
-
-func short(s string) string { return strings.TrimSpace(s[:min(len(s), 200)]) }

@@ -27,7 +27,7 @@ func (g *Ingest) checkAtStart(ctx context.Context) error {
 	wrong, err := g.checkTopics(call)
 	if err != nil {
 		if ctx.Err() == nil {
-			g.log.Warn("Kafka does not answer; callbacks go to the local disk until it does", "error", err)
+			g.svc.Log.Warn("Kafka does not answer; callbacks go to the local disk until it does", "error", err)
 		}
 		return nil
 	}
@@ -90,14 +90,14 @@ func (g *Ingest) translation(ctx context.Context) {
 		err := g.translate(ctx)
 		if ctx.Err() != nil {
 			if err != nil {
-				g.log.Error("the translation of callbacks did not end cleanly", "error", err)
+				g.svc.Log.Error("the translation of callbacks did not end cleanly", "error", err)
 			}
 			return
 		}
 		if time.Since(began) > steady {
 			retry = minRetry
 		}
-		g.log.Error("callbacks are received but not translated", "error", err, "next_try", retry)
+		g.svc.Log.Error("callbacks are received but not translated", "error", err, "next_try", retry)
 		select {
 		case <-time.After(retry):
 		case <-ctx.Done():
@@ -124,28 +124,28 @@ func (g *Ingest) translate(ctx context.Context) error {
 	var engine *stream.Engine
 	outcomes := sends.New(sends.Config{
 		Client: g.client, Sent: g.cfg.Topics.Sent, Failed: g.cfg.Topics.Failed, Unresolved: g.cfg.Topics.Unresolved,
-		Window: g.cfg.JoinWindow, Found: func() { engine.Wake() }, Log: g.log,
+		Window: g.cfg.JoinWindow, Found: func() { engine.Wake() }, Log: g.svc.Log,
 	})
 	translator := translate.New(translate.Config{
-		Cluster: g.cfg.Cluster, Source: g.source, Topic: g.cfg.Topics.Delivered,
+		Cluster: g.svc.Cluster, Source: g.source, Topic: g.cfg.Topics.Delivered,
 		JoinWait: g.cfg.JoinWait, DedupeWindow: g.cfg.JoinWindow, Foreign: g.cfg.Foreign == "publish",
-		Sends: outcomes, Tracer: g.deps.Tracer, Log: g.log,
+		Sends: outcomes, Tracer: g.svc.Tracer, Log: g.svc.Log,
 		Counted: func(event string, r translate.Result) {
 			g.metrics.results.WithLabelValues(webhook.KnownEvent(event), string(r)).Inc()
 		},
 	})
 	engine, err = stream.New(stream.Config{
 		Client: g.client, Group: g.cfg.Group, Input: g.cfg.Topics.Callback, Ledger: g.cfg.Topics.Ledger,
-		InstanceID: g.cfg.InstanceID, Handler: translator, Log: g.log,
+		InstanceID: g.svc.Instance, Handler: translator, Log: g.svc.Log,
 	})
 	if err != nil {
 		return err
 	}
 	for _, c := range g.metrics.translator(translator, outcomes) {
-		if err := g.deps.Registerer.Register(c); err != nil {
+		if err := g.svc.Registry.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
-		defer g.deps.Registerer.Unregister(c)
+		defer g.svc.Registry.Unregister(c)
 	}
 	// The side inputs are read until the engine has given its partitions up.
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -186,7 +186,7 @@ func (g *Ingest) watch(ctx context.Context, engine *stream.Engine) {
 			up = false
 			if told[p.Partition] != p.Err.Error() {
 				told[p.Partition] = p.Err.Error()
-				g.log.Error("a partition of callbacks is not translated", "partition", p.Partition, "error", p.Err)
+				g.svc.Log.Error("a partition of callbacks is not translated", "partition", p.Partition, "error", p.Err)
 			}
 		}
 		g.joined.Store(status.Joined)

@@ -9,21 +9,14 @@ import (
 	"github.com/znshub/znshub/services/ingest"
 )
 
-const help = `webhook-ingest receives Zalo's signed callbacks, keeps them in Kafka (on its disk while Kafka is away) and
-publishes deliveries as zns.delivered.`
+const help = `webhook-ingest receives Zalo's signed callbacks at /webhooks/zalo, keeps them in Kafka (on its disk while Kafka is
+away) and publishes deliveries as zns.delivered. Run as many as you like, each with a spool directory of its own. SIGTERM
+stops it cleanly: requests are answered and the spool is emptied, at most INGEST_STOP_TIMEOUT.`
 
 func main() {
 	var cfg ingest.Config
 	os.Exit(service.Main(service.Program{
 		Name: "webhook-ingest", Help: help, Settings: []any{&cfg},
-		Run: func(ctx context.Context, s *service.Service) error {
-			cfg.InstanceID = s.Instance
-			g, err := ingest.New(cfg, ingest.Deps{Log: s.Log, Registerer: s.Registry, Tracer: s.Tracer})
-			if err != nil {
-				return err
-			}
-			s.Ready("webhook", g.Ready)
-			return g.Run(ctx)
-		},
+		Run: func(ctx context.Context, s *service.Service) error { return ingest.Run(ctx, s, cfg) },
 	}))
 }
