@@ -9,7 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
+	"github.com/znshub/znshub/pkg/notification"
+	"github.com/znshub/znshub/proto/topic"
 )
 
 // result is what a command line did.
@@ -208,6 +213,35 @@ func TestPublishDryRunNeedsNoBroker(t *testing.T) {
 	noID := `{"recipient":{"phone":"0987654321"},"template_id":"1"}`
 	run(t, environ, noID, "publish", "--dry-run").want(t, exitFailed).contains(t, "notification_id")
 	run(t, environ, noID, "publish", "--dry-run", "--new-ids").want(t, 0)
+}
+
+func TestSendKeepsTemplateDataAsGiven(t *testing.T) {
+	environ := hub(t)
+	source := kafkatest.Name("shop")
+	run(t, environ, "", "send", "--phone", "0987654321", "--template", "300200", "--source", source, "--key", "order-1",
+		"a=x;y,z", "b=k=v", `c=back\slash`, "d=Nguyễn Văn A").want(t, 0)
+	conf, err := (&App{Environ: environ}).kafkaConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts, err := conf.Options()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]string
+	err = kafka.ReadToEnd(t.Context(), kafka.ReaderConfig{Client: opts, Topic: topic.Requested}, func(r kafka.Record) error {
+		if req, _ := notification.Decode(r); req.GetSource() == source {
+			got = req.GetTemplateData()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"a": "x;y,z", "b": "k=v", "c": `back\slash`, "d": "Nguyễn Văn A"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("template data (-want +got):\n%s", diff)
+	}
 }
 
 func TestSendTellsTheIDAndTimesOut(t *testing.T) {

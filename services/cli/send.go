@@ -24,7 +24,7 @@ import (
 type sendCmd struct {
 	Phone    string            `required:"" help:"Who: a phone number in any usual form."`
 	Template string            `required:"" help:"Zalo's template id."`
-	Data     map[string]string `arg:"" optional:"" placeholder:"KEY=VALUE" help:"The template's parameters: key=value …"`
+	Data     map[string]string `arg:"" optional:"" mapsep:"none" placeholder:"KEY=VALUE" help:"The template's parameters: key=value …"`
 
 	Key         string        `help:"Natural key, for example order-1042/shipped: the same key is never sent twice. Default: a new id."`
 	ID          string        `name:"id" help:"notification_id, a UUID, instead of a key."`
