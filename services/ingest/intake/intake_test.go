@@ -146,6 +146,13 @@ func TestOrder(t *testing.T) {
 		if r.kafka.writes != writes {
 			t.Errorf("%s: tried Kafka although the disk holds older records", state)
 		}
+		// Replays that fail hand nothing on and lose nothing.
+		ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
+		r.Run(ctx)
+		cancel()
+		if r.kafka.writes == writes || r.cfg.Spool.Stats().Records != 2 {
+			t.Errorf("%s: %d writes, %d records on the disk", state, r.kafka.writes-writes, r.cfg.Spool.Stats().Records)
+		}
 		r.kafka.set("")
 		r.mustAppend(t, "4", Spooled)
 		r.replayToEmpty(t)
