@@ -113,7 +113,7 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]time.Time,
 	return nil
 }
 
-// endTransactionOf fences the producer that holds tx open, if it is one of this group's and not this process's own.
+// endTransactionOf fences the producer that holds tx open, if it is one of this group's.
 func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn) error {
 	listed, err := e.adm.ListTransactions(ctx, []int64{tx.id}, []string{"Ongoing"})
 	if err != nil {
@@ -121,6 +121,13 @@ func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn) error {
 	}
 	for _, l := range listed {
 		if l.TxnID == e.txnID {
+			// A client of this very process left it; under the lock no transaction of ours is under way.
+			e.Do(func() {
+				if e.unsettled == nil {
+					e.discardProducer()
+				}
+			})
+			e.Wake()
 			continue
 		}
 		ours, err := e.isOurs(ctx, l.TxnID)

@@ -60,6 +60,12 @@ func (e *Engine) tick(ctx context.Context) (wait, backoff time.Duration) {
 	if e.unsettled != nil && !e.settle(ctx) {
 		return 0, e.backoff()
 	}
+	if e.producer.broken {
+		// Without waiting for something to write: what the one before left open may hold up a restore.
+		if err := e.readyProducer(ctx); err != nil {
+			return 0, e.backoff()
+		}
+	}
 	if len(e.parts) == 0 {
 		return idleTick, 0
 	}
