@@ -154,7 +154,20 @@ func TestExpiry(t *testing.T) {
 		t.Fatalf("zns.failed: %v", f)
 	}
 
-	old, r := c.request()
+	poor, r := c.request(ttl(2 * time.Minute)) // held for longer than it lives
+	c.tick(true, r)
+	c.answer(poor, rejected(-115))
+	c.tick(true)
+	if wait := c.wait.Sub(c.now); wait > 2*time.Minute+time.Second {
+		t.Errorf("looks again after %s", wait)
+	}
+	c.pass(2*time.Minute + time.Second)
+	c.tick(true)
+	if f := c.failed(poor); len(f) != 1 || f[0].Reason != znsv1.FailureReason_FAILURE_REASON_EXPIRED || f[0].ErrorClass != znsv1.ErrorClass_ERROR_CLASS_ACCOUNT {
+		t.Fatalf("zns.failed: %v", f)
+	}
+
+	old, r := c.request(ofCategory(notificationv1.Category_CATEGORY_PROMOTION)) // it would live for a week
 	c.pass(25 * time.Hour)
 	c.tick(true, r)
 	c.want(old, "done")
