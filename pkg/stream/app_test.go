@@ -285,6 +285,7 @@ func (a *app) step() func(stream.Step) {
 					time.Sleep(time.Millisecond)
 				}
 				syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+				time.Sleep(200 * time.Millisecond) // the signal reaches all threads a moment later
 			}
 		}
 		if s == stream.StepTakeover || s == stream.StepUnconfirmed || s == stream.StepSettled || s == stream.StepAborted {
