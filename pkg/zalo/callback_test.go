@@ -224,6 +224,7 @@ func TestIsTestAndProbe(t *testing.T) {
 		{"forged follow", `{"event_name":"follow","oa_id":"1"}`, unsigned, false, false},
 		{"garbage", `<html>`, unsigned, false, false},
 		{"test button", `{"event_name":"user_send_text","sender":{"id":"9"},"recipient":{"id":"8"},"message":{"msg_id":"This is message id","text":"This is testing message"}}`, signed, true, false},
+		{"a person who writes the test's text", `{"event_name":"user_send_text","sender":{"id":"9"},"recipient":{"id":"8"},"message":{"msg_id":"1","text":"This is testing message"}}`, signed, false, false},
 		{"a person's text", `{"event_name":"user_send_text","sender":{"id":"9"},"recipient":{"id":"8"},"message":{"msg_id":"1","text":"hello"}}`, signed, false, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
