@@ -15,7 +15,7 @@ const senderGroup = "zns-sender"
 // come in, some of them twice. Afterwards a rolling restart must leave nothing unresolved, and a reset of the group to
 // the earliest offset must make no call.
 func TestKillsScalingRestartsAndReset(t *testing.T) {
-	in := install(t, options{simEnv: simLatency("5ms", "60ms")})
+	in := install(t, options{senderEnv: orderWait(), simEnv: simLatency("5ms", "60ms")})
 	load := &harness.Load{
 		Seed: 1, Total: size(10_000, 100_000), Keys: 1000, Duplicates: 0.05,
 		PerSecond: size(250, 500),

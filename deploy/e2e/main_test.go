@@ -97,7 +97,7 @@ func install(t *testing.T, opts options) *installation {
 		opts.brokers = in.server.Addr
 	}
 	in.brokers = strings.Split(opts.brokers, ",")
-	if err := harness.CreateTopics(in.within(30*time.Second), in.brokers, partitions); err != nil {
+	if err := harness.CreateTopics(in.within(2*time.Minute), in.brokers, partitions); err != nil {
 		t.Fatal(err)
 	}
 	var err error
@@ -111,7 +111,7 @@ func install(t *testing.T, opts options) *installation {
 	if in.results, err = harness.NewCollector(in.brokers); err != nil {
 		t.Fatal(err)
 	}
-	if err := in.Start(in.within(time.Minute), max(opts.senders, 1)); err != nil {
+	if err := in.Start(in.within(2*time.Minute), max(opts.senders, 1)); err != nil {
 		t.Fatal(err)
 	}
 	return in
@@ -120,6 +120,9 @@ func install(t *testing.T, opts options) *installation {
 func (in *installation) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	if in.t.Failed() {
+		in.Autopsy(ctx)
+	}
 	if err := in.Stop(ctx); err != nil {
 		in.t.Errorf("stop: %v", err)
 	}

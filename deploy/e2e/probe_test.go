@@ -109,3 +109,6 @@ func simLatency(low, high string) []string { return []string{"SIM_LATENCY=" + lo
 
 // simDelivery makes phones get their message, and the hub its callback, after an evenly spread time.
 func simDelivery(low, high string) []string { return []string{"SIM_DELIVERY=" + low + ".." + high} }
+
+// orderWait shortens, in the fast lane, how long an unknown outcome holds back those behind it with the same key.
+func orderWait() []string { return []string{"SENDER_ORDER_WAIT=" + size("5s", "60s")} }

@@ -80,6 +80,7 @@ func (s *System) process(program, name, admin string, env, more []string) *Proce
 		"KAFKA_BROKERS=" + s.cfg.Brokers,
 		"ZNS_CLUSTER=" + Cluster,
 		"ADMIN_ADDR=" + admin,
+		"ADMIN_PPROF=true",
 		"LOG_LEVEL=info",
 	}
 	return &Process{
@@ -208,6 +209,17 @@ func (s *System) Secrets() error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// Autopsy writes the metrics and the goroutines of every living program beside its log: what a failed test needs.
+func (s *System) Autopsy(ctx context.Context) {
+	for _, p := range s.Processes() {
+		for name, path := range map[string]string{".metrics": "/metrics", ".goroutines": "/debug/pprof/goroutine?debug=2"} {
+			if text, err := fetch(ctx, strings.TrimSuffix(p.ReadyURL, "/readyz")+path); err == nil {
+				_ = os.WriteFile(strings.TrimSuffix(p.LogFile, ".log")+name, text, 0o600)
+			}
+		}
+	}
 }
 
 // Logs is the end of every program's log, for a failed test.

@@ -1,0 +1,104 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/wait"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/deploy/e2e/harness"
+	"github.com/znshub/znshub/pkg/kafka/kafkatest/local"
+)
+
+// kafkaImage is the official image, of the version that the other tests run.
+var kafkaImage = "apache/kafka:" + local.Version
+
+// The whole path on a broker in a container, as a team that has Docker runs it.
+func TestBrokerInAContainer(t *testing.T) {
+	in := install(t, options{brokers: startContainer(t)})
+	load := &harness.Load{Seed: 5, Total: 500, Keys: 50, Duplicates: 0.05}
+	_, err := load.Publish(in.within(time.Minute), in.brokers)
+	in.must(err)
+	in.wait(time.Minute, "a delivery of every request", func(n harness.Counts) bool {
+		return n.Ended == load.Total && n.Delivered == load.Total
+	})
+	in.check("broker in a container", load.Requests(), harness.Expect{Delivered: true})
+}
+
+// startContainer starts a broker in Docker, or skips the test with the reason.
+func startContainer(t *testing.T) (addr string) {
+	t.Helper()
+	// Ryuk is one more image to fetch; the container ends with the test all the same.
+	for name, value := range map[string]string{"TESTCONTAINERS_RYUK_DISABLED": "true"} {
+		if os.Getenv(name) == "" {
+			t.Setenv(name, value)
+		}
+	}
+	testcontainers.SkipIfProviderIsNotHealthy(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	docker, err := testcontainers.NewDockerClientWithOpts(ctx)
+	if err != nil {
+		t.Skipf("no Docker client: %v", err)
+	}
+	defer docker.Close()
+	if _, err := docker.ImageInspect(ctx, kafkaImage); err != nil {
+		t.Skipf("no image %s here: docker pull it, or build one with deploy/docker/kafka-image.sh", kafkaImage)
+	}
+
+	ports, err := harness.FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = ports[0]
+	_, port, _ := net.SplitHostPort(addr)
+	inside := network.MustParsePort("9092/tcp")
+	broker, err := testcontainers.Run(ctx, kafkaImage,
+		testcontainers.WithExposedPorts("9092/tcp"),
+		// The broker advertises its port, so that it must be known before the start.
+		testcontainers.WithHostConfigModifier(func(c *container.HostConfig) {
+			c.PortBindings = network.PortMap{inside: {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: port}}}
+		}),
+		testcontainers.WithEnv(map[string]string{
+			"KAFKA_NODE_ID":                                  "1",
+			"KAFKA_PROCESS_ROLES":                            "broker,controller",
+			"KAFKA_CONTROLLER_QUORUM_VOTERS":                 "1@localhost:9093",
+			"KAFKA_CONTROLLER_LISTENER_NAMES":                "CONTROLLER",
+			"KAFKA_LISTENERS":                                "PLAINTEXT://0.0.0.0:9092,CONTROLLER://localhost:9093",
+			"KAFKA_ADVERTISED_LISTENERS":                     "PLAINTEXT://" + addr,
+			"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP":           "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+			"KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR":         "1",
+			"KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS":             "5",
+			"KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+			"KAFKA_TRANSACTION_STATE_LOG_MIN_ISR":            "1",
+			"KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS":     "5",
+			"KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS":         "0",
+			"KAFKA_AUTO_CREATE_TOPICS_ENABLE":                "false",
+			"KAFKA_HEAP_OPTS":                                "-Xmx512m -Xms64m",
+		}),
+		testcontainers.WithWaitStrategyAndDeadline(time.Minute, wait.ForLog("Kafka Server started")),
+	)
+	testcontainers.CleanupContainer(t, broker)
+	if err != nil {
+		t.Fatalf("start %s: %v", kafkaImage, err)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := waitUntil(ctx, func() bool { return client.Ping(ctx) == nil }); err != nil {
+		t.Fatalf("the broker in the container does not answer on %s: %v", addr, err)
+	}
+	fmt.Fprintln(os.Stderr, "e2e: broker", kafkaImage, "in Docker")
+	return addr
+}
