@@ -78,8 +78,9 @@ func (in *Intake) Append(ctx context.Context, r kafka.Record) (Route, error) {
 	if err == nil {
 		return Spooled, nil
 	}
-	// No room behind a backlog: order gives way, the callback does not. Zalo's resend would come later still.
-	if errors.Is(err, spool.ErrFull) && in.direct(ctx, r) == nil {
+	// No room behind a backlog, or a disk that fails: order gives way, the callback does not. Zalo's resend would come
+	// later still.
+	if ctx.Err() == nil && in.direct(ctx, r) == nil {
 		return Direct, nil
 	}
 	return "", fmt.Errorf("spool: %w", err)

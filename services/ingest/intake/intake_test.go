@@ -228,6 +228,21 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// A disk that does not work any more: Kafka takes the callback although older ones wait.
+func TestBrokenSpool(t *testing.T) {
+	r := newRig(t, 1<<20)
+	r.kafka.set("away")
+	r.mustAppend(t, "1", Spooled)
+	if err := r.cfg.Spool.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Append(t.Context(), record("2")); !errors.Is(err, spool.ErrClosed) {
+		t.Fatalf("append with neither: %v", err)
+	}
+	r.kafka.set("")
+	r.mustAppend(t, "3", Direct)
+}
+
 // A record that Kafka refuses for its own sake is kept apart and holds up nobody.
 func TestRefused(t *testing.T) {
 	r := newRig(t, 1<<20)

@@ -123,7 +123,10 @@ func (s *Sends) take(k Kind, parts map[int32]*partition, records []kafka.Record,
 		}
 		id, err := uuid.ParseBytes(r.Key)
 		if err != nil {
-			s.cfg.Log.Warn("an outcome is not keyed by its notification_id: it cannot be joined", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset)
+			if time.Since(s.warned) > time.Minute { // a stranger's record; there may be many
+				s.warned = time.Now()
+				s.cfg.Log.Warn("an outcome is not keyed by its notification_id: it cannot be joined", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset)
+			}
 			continue
 		}
 		s.add(r.Partition, part, id, r.Time, &outcome{kind: k, offset: r.Offset, value: bytes.Clone(r.Value)})

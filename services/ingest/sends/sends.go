@@ -53,6 +53,7 @@ type Sends struct {
 	bytes   int           // of recent
 	lost    map[lostKey]struct{}
 	reread  chan struct{} // capacity 1: lost has something new
+	warned  time.Time     // when a record that is no outcome was last told
 }
 
 // partition is what is known of one partition.
