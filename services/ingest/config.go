@@ -93,11 +93,8 @@ func (c Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// warnings are settings that are allowed and probably wrong.
-func (c Config) warnings() []string {
+// sameSecrets reports whether the OA secret key is the app's secret, which is probably wrong.
+func (c Config) sameSecrets() bool {
 	secrets, err := webhook.ParseSecrets(c.OASecret)
-	if err == nil && c.AppSecret != "" && secrets.Contains(c.AppSecret) {
-		return []string{"ZALO_OA_SECRET equals ZALO_APP_SECRET: Zalo signs with the OA secret key of the webhook page, which is another value"}
-	}
-	return nil
+	return err == nil && c.AppSecret != "" && secrets.Contains(c.AppSecret)
 }

@@ -71,6 +71,7 @@ const startTimeout = 5 * time.Second
 // Run works until ctx ends; then it finishes the requests under way, empties the spool as far as it can, and returns
 // nil. Any other return is an error that this process cannot mend by itself.
 func Run(ctx context.Context, svc *service.Service, cfg Config) error {
+	//nolint:contextcheck // it listens until Run ends, not until this call is over
 	g, err := New(svc, cfg, Extras{})
 	if err != nil {
 		return err
@@ -87,8 +88,8 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Ingest, error) {
 	if err := errors.Join(cfg.Validate(), err); err != nil {
 		return nil, err
 	}
-	for _, w := range cfg.warnings() {
-		svc.Log.Warn(w)
+	if cfg.sameSecrets() {
+		svc.Log.Warn("ZALO_OA_SECRET equals ZALO_APP_SECRET: Zalo signs with the OA secret key of the webhook page, which is another value")
 	}
 	g := &Ingest{
 		cfg: cfg, svc: svc, client: append(client, extras.Client...), listener: extras.Listener,

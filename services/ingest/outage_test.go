@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -141,9 +142,7 @@ func killedWithSpool(t *testing.T, server *kafkatest.Server) {
 		time.Sleep(1500 * time.Millisecond)
 		p.kill()
 		tr.stop()
-		for id, m := range tr.answered {
-			all.answered[id] = m
-		}
+		maps.Copy(all.answered, tr.answered)
 		p = w.process(cfg)
 	}
 	server.Restart(t)
@@ -323,9 +322,7 @@ func TestTwoReplicas(t *testing.T) {
 	if n := len(slices.DeleteFunc([]int{200, 0}, func(c int) bool { return more.other[c] == 0 })); n > 0 {
 		t.Errorf("after the restart: %v", more.other)
 	}
-	for id, m := range more.answered {
-		tr.answered[id] = m
-	}
+	maps.Copy(tr.answered, more.answered)
 	t.Logf("%d receipts, slowest answer %v", len(tr.answered), max(tr.slowest, more.slowest))
 	w.sentAll(tr.answered)
 	// What the killed process had stored without answering counts too: one event each, none twice.

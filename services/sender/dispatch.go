@@ -155,6 +155,7 @@ func (d *dispatcher) work() {
 		allowed, _ := d.breaker.allowed(time.Now())
 		if d.active > allowed || d.run.len() == 0 {
 			d.active--
+			d.unstrand()
 			return
 		}
 		c, _ := d.run.popFront()

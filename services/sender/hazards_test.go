@@ -144,3 +144,32 @@ func TestRestoredPartitionIsNotPassed(t *testing.T) {
 		t.Errorf("claims to have passed %d by a round that began before the restore", at)
 	}
 }
+
+// An intent that is committed while the breaker is open is given back also when the last call under way turns out too
+// late to begin.
+func TestIntentBehindALateCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(16, func(*call) zalo.Result { return notSent }, func() {})
+		p := &partition{}
+		p.calls.Add(7)
+		hold := make(chan struct{})
+		d.begin = func(f func()) { d.wg.Go(func() { <-hold; f() }) }
+		late := &call{p: p, deadline: time.Now().Add(-time.Second)}
+		d.start(late) // its goroutine has a slot and has not looked yet
+		d.mu.Lock()
+		for range 5 { // calls that fail at that moment
+			d.breaker.record(&notSent, time.Now())
+		}
+		d.breaker.until = time.Now().Add(time.Second)
+		d.mu.Unlock()
+		d.start(&call{p: p, deadline: time.Now().Add(5 * time.Second)})
+		close(hold)
+		time.Sleep(time.Hour)
+		d.mu.Lock()
+		n := d.run.len()
+		d.mu.Unlock()
+		if n != 0 || d.room(time.Now()) <= 0 {
+			t.Errorf("%d intents neither begun nor given back after an hour; room is %d", n, d.room(time.Now()))
+		}
+	})
+}

@@ -75,10 +75,14 @@ func (c Callback) Record() (kafka.Record, error) {
 	return r, nil
 }
 
-// Received returns when the callback of r arrived; for a record without the header, when Kafka stored it.
+// longestSpool is more than a callback can have waited on a disk before Kafka stored it.
+const longestSpool = 366 * 24 * time.Hour
+
+// Received returns when the callback of r arrived; for a record without the header, or with one that cannot be true,
+// when Kafka stored it.
 func Received(r kafka.Record) time.Time {
 	if v, ok := r.Header(HeaderReceived); ok {
-		if t, err := time.Parse(time.RFC3339Nano, string(v)); err == nil {
+		if t, err := time.Parse(time.RFC3339Nano, string(v)); err == nil && r.Time.Sub(t).Abs() < longestSpool {
 			return t
 		}
 	}

@@ -129,7 +129,7 @@ func (s *Sends) take(k Kind, parts map[int32]*partition, records []kafka.Record,
 			}
 			continue
 		}
-		s.add(r.Partition, part, id, r.Time, &outcome{kind: k, offset: r.Offset, value: bytes.Clone(r.Value)})
+		s.add(part, id, r.Time, &outcome{kind: k, offset: r.Offset, value: bytes.Clone(r.Value)})
 	}
 	for p, part := range parts {
 		if at, ok := positions[p]; ok {

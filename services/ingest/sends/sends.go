@@ -242,7 +242,7 @@ func (s *Sends) decode(outcomes []*outcome) []*Send {
 }
 
 // add takes note of an outcome. mu is held.
-func (s *Sends) add(p int32, part *partition, id uuid.UUID, at time.Time, o *outcome) {
+func (s *Sends) add(part *partition, id uuid.UUID, at time.Time, o *outcome) {
 	part.index.add(id, at, newPlace(o.kind, o.offset))
 	part.recent[id] = append(part.recent[id], o)
 	s.recent = append(s.recent, cached{part, id, o})

@@ -32,7 +32,7 @@ func TestTornTail(t *testing.T) {
 		}
 		s, told := open(t, dir)
 		put(t, s, "after")
-		if got, want := drain(t, s, 100), append(records[:9:9], "after"); !slices.Equal(got, want) {
+		if got, want := drain(t, s, 100), slices.Concat(records[:9], []string{"after"}); !slices.Equal(got, want) {
 			t.Fatalf("cut %d: %q", cut, got)
 		}
 		if left := frame - cut; left == 0 {

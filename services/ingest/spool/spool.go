@@ -144,7 +144,7 @@ func openWith(cfg Config, fsync func(*os.File) error) (*Spool, error) {
 		stopped: make(chan struct{}),
 	}
 	if err := s.open(); err != nil {
-		s.pos.close()
+		_ = s.pos.close()
 		if s.lock != nil {
 			s.lock.Close()
 		}

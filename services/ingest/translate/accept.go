@@ -22,6 +22,10 @@ const headerMoved = "zns-moved"
 // written to the ledger first.
 func (t *Translator) Accept(u *stream.Unit, r kafka.Record) {
 	if home := kafka.Murmur2Partition(r.Key, u.LedgerPartitions()); home != u.Partition() && !moved(r) {
+		if u.Poison() != nil {
+			t.count(u, "", Raw) // too large to be moved: it stays raw where it is
+			return
+		}
 		t.move(u, r, home)
 		return
 	}
