@@ -47,7 +47,8 @@ func TestReceived(t *testing.T) {
 		t.Errorf("received %v", got)
 	}
 	stored := at.Add(time.Hour)
-	for _, r := range []kafka.Record{{Time: stored}, {Time: stored, Headers: []kafka.Header{{Key: HeaderReceived, Value: []byte("yesterday")}}}} {
+	for _, r := range []kafka.Record{{Time: stored}, {Time: stored, Headers: []kafka.Header{{Key: HeaderReceived, Value: []byte("yesterday")}}},
+		{Time: stored, Headers: []kafka.Header{{Key: HeaderReceived, Value: []byte("0001-01-01T00:00:00Z")}}}} {
 		if got := Received(r); !got.Equal(stored) {
 			t.Errorf("without a usable header: %v", got)
 		}
