@@ -18,7 +18,7 @@ var knownEvents = toSet(`
 
 func toSet(names string) map[string]bool {
 	set := map[string]bool{}
-	for _, name := range strings.FieldsSeq(names) {
+	for name := range strings.FieldsSeq(names) {
 		set[name] = true
 	}
 	return set

@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"context"
 	"log/slog"
 	"sync"
 	"time"
@@ -27,15 +26,16 @@ func newLimiter(log *slog.Logger, every time.Duration) *limiter {
 }
 
 // Warn logs msg, a constant.
-func (l *limiter) Warn(msg string, args ...any) { l.write(slog.LevelWarn, msg, args) }
+func (l *limiter) Warn(msg string, args ...any) {
+	if skipped, ok := l.due(msg); ok {
+		l.log.Warn(msg, append(args, "not_logged", skipped)...) //nolint:sloglint // it is constant at every caller
+	}
+}
 
 // Error logs msg, a constant.
-func (l *limiter) Error(msg string, args ...any) { l.write(slog.LevelError, msg, args) }
-
-func (l *limiter) write(level slog.Level, msg string, args []any) {
+func (l *limiter) Error(msg string, args ...any) {
 	if skipped, ok := l.due(msg); ok {
-		//nolint:sloglint // it is constant at every caller
-		l.log.Log(context.Background(), level, msg, append(args, "not_logged", skipped)...)
+		l.log.Error(msg, append(args, "not_logged", skipped)...) //nolint:sloglint // it is constant at every caller
 	}
 }
 
