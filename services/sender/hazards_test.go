@@ -173,3 +173,23 @@ func TestIntentBehindALateCall(t *testing.T) {
 		}
 	})
 }
+
+// A code that is in no table may mean that the message went out: the program does not call again by itself.
+func TestUnlistedCodeIsNotRepeated(t *testing.T) {
+	c := newCore(t)
+	id, r := c.request()
+	c.tick(true, r)
+	c.answer(id, rejected(-98765))
+	c.tick(true)
+	c.want(id, "HELD(operator)")
+	for range 8 {
+		c.pass(20 * time.Minute)
+		c.tick(true)
+		if len(c.calls) > 0 {
+			t.Fatalf("called again by itself: %s", c.state(id))
+		}
+	}
+	c.callback(id, c.h.find(id).open[0].trackingID)
+	c.tick(true)
+	c.want(id, "done")
+}

@@ -151,8 +151,11 @@ func (h *handler) turnedAway(u unit, e *entry, done attemptResult, r *zalo.Resul
 	if r.Outcome == zalo.NotSent {
 		kind = ledgerv1.StepKind_STEP_KIND_NOT_SENT
 	}
+	unlisted := isUnlisted(r)
 	ended := func() {
-		e.open = slices.Clone(e.open[:len(e.open)-1])
+		if !unlisted {
+			e.open = slices.Clone(e.open[:len(e.open)-1])
+		}
 		e.addResult(done)
 		e.code = int32(r.Code)
 		e.history.add(&ledgerv1.Step{
@@ -172,6 +175,15 @@ func (h *handler) turnedAway(u unit, e *entry, done attemptResult, r *zalo.Resul
 		e.retries++
 		e.hold(reason, until, now)
 	})
+	if unlisted {
+		u.OnCommit(func() { h.callbacks.need(fromMs(done.intent), false) })
+	}
+}
+
+// isUnlisted reports whether Zalo answered with a code that is in no table. It may mean "taken, but …": the attempt
+// stays open for a callback, and nothing is called again without a person.
+func isUnlisted(r *zalo.Result) bool {
+	return r.Outcome == zalo.Rejected && r.Code != 0 && r.Class == zalo.ClassNone
 }
 
 // Waits before an attempt that may be repeated is repeated. What a policy of the hub's own would say (quota resets, a
@@ -188,6 +200,9 @@ const (
 
 // waitFor says why and until when e waits for its next attempt.
 func (h *handler) waitFor(e *entry, r *zalo.Result, now time.Time) (ledgerv1.HoldReason, int64) {
+	if isUnlisted(r) {
+		return ledgerv1.HoldReason_HOLD_REASON_OPERATOR, 0
+	}
 	at := func(d time.Duration) int64 { return ms(now.Add(max(jitter(d), r.RetryAfter))) }
 	if r.Hold {
 		switch r.HoldReason {
