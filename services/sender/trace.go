@@ -22,6 +22,9 @@ type tracer struct {
 	url   *url.URL
 }
 
+// offSpan stands for every span while nothing is recorded, so that tracing costs nothing then.
+var offSpan = trace.SpanFromContext(context.Background())
+
 // span ends when what it is about is committed.
 type span struct {
 	trace.Span
@@ -35,9 +38,12 @@ func notificationID(e *entry) attribute.KeyValue {
 // accept begins the process span of a new request and gives its context to e. A request without a trace begins one,
 // whether it is recorded or not: the tracking_id and every event carry its id.
 func (t *tracer) accept(r kafka.Record, e *entry) span {
-	ceID, _ := r.Header(kafka.HeaderID)
-	ctx, s := t.t.StartProcess(context.Background(), &r, t.group, string(ceID), notificationID(e))
-	if !s.SpanContext().IsValid() {
+	ctx, s := telemetry.Extract(context.Background(), &r), offSpan
+	if t.t.Enabled() {
+		ceID, _ := r.Header(kafka.HeaderID)
+		ctx, s = t.t.StartProcess(ctx, &r, t.group, string(ceID), notificationID(e))
+	}
+	if !trace.SpanContextFromContext(ctx).IsValid() {
 		ctx = trace.ContextWithSpanContext(ctx, randomSpanContext())
 	}
 	e.traceparent, e.tracestate = telemetry.TraceParent(ctx)
@@ -46,12 +52,19 @@ func (t *tracer) accept(r kafka.Record, e *entry) span {
 
 // call begins the POST span of an attempt. webhook-ingest derives its id again from the callback's tracking_id.
 func (t *tracer) call(c *call) (context.Context, trace.Span) {
+	if !t.t.Enabled() {
+		return context.Background(), offSpan
+	}
 	ctx := trace.ContextWithRemoteSpanContext(context.Background(), c.parent)
 	return t.t.StartCall(ctx, c.e.id, c.attempt, t.url, notificationID(c.e))
 }
 
 // endCall ends the POST span by how the call ended.
 func endCall(s trace.Span, r *zalo.Result) {
+	if !s.IsRecording() {
+		s.End()
+		return
+	}
 	errorType := ""
 	switch {
 	case r.Outcome == zalo.Accepted:
@@ -68,8 +81,11 @@ func endCall(s trace.Span, r *zalo.Result) {
 
 // publish begins the span of an event's publication: below the POST when the event speaks of an attempt.
 func (t *tracer) publish(to string, ev event) span {
+	if !t.t.Enabled() {
+		return span{offSpan, ev.e.traceparent, ev.e.tracestate}
+	}
 	parent := spanContext(ev.e.traceparent, ev.e.tracestate)
-	if t.t.Enabled() && ev.trackingID != "" {
+	if ev.trackingID != "" {
 		parent = parent.WithSpanID(telemetry.SendSpanID(ev.e.id, ev.number))
 	}
 	ctx, s := t.t.StartSend(trace.ContextWithRemoteSpanContext(context.Background(), parent), to, ev.id, notificationID(ev.e))
