@@ -192,10 +192,13 @@ func (c loopConfig) provider() func(*notificationv1.NotificationRequested, strin
 }
 
 // loopStats is what the loop tells when it ends.
-type loopStats struct{ P50, P99 float64 } // of commits, ms
+type loopStats struct {
+	P50, P99 float64 // of commits, ms
+	Commits  int
+}
 
 func (c loopConfig) writeStats(commits []time.Duration) error {
-	var s loopStats
+	s := loopStats{Commits: len(commits)}
 	if len(commits) > 0 {
 		slices.Sort(commits)
 		s.P50, s.P99 = milliseconds(commits[len(commits)/2]), milliseconds(commits[len(commits)*99/100])
@@ -207,12 +210,10 @@ func (c loopConfig) writeStats(commits []time.Duration) error {
 	return os.WriteFile(c.Stats, b, 0o600)
 }
 
-func readStats(file string) (p50, p99 float64, err error) {
+func readStats(file string) (s loopStats, err error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return 0, 0, fmt.Errorf("statistics of the loop: %w", err)
+		return s, fmt.Errorf("statistics of the loop: %w", err)
 	}
-	var s loopStats
-	err = json.Unmarshal(b, &s)
-	return s.P50, s.P99, err
+	return s, json.Unmarshal(b, &s)
 }

@@ -86,7 +86,7 @@ func flags(args []string) (options, error) {
 	})
 	f.BoolVar(&o.quick, "quick", false, "a fast look: 5,000 notifications, one run, 0 and 50 ms, 1,000 keys, no warm-up")
 	f.StringVar(&o.json, "json", "bench.json", "`file` for the results; empty: none")
-	f.StringVar(&o.profile, "profile", "", "`folder` for CPU profiles of the sender, the first 10 s of each run")
+	f.StringVar(&o.profile, "profile", "", "`folder` for CPU profiles of the sender, the first 5 s of each run")
 	f.BoolVar(&o.shared, "shared", false, "use a cluster whose zns.sent holds events already: this adds to them")
 	f.Usage = func() {
 		fmt.Fprintf(f.Output(), "bench measures the sender beside a plain franz-go consume loop on the broker of KAFKA_BROKERS.\nmake bench starts one. With the defaults it takes about ten minutes.\n\n")

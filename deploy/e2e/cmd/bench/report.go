@@ -194,7 +194,7 @@ func (r result) line(s spec) string {
 	if s.Kill {
 		return fmt.Sprintf("duplicates %d, lost %d, unknown %d, unresolved %d, pause %.1f s", r.Duplicates, r.Lost, r.Unknown, r.Unresolved, r.Pause)
 	}
-	return fmt.Sprintf("%6.0f/s, commit %.1f/%.1f ms, CPU %.3f ms, RSS %.0f MiB, inversions %d", r.PerSecond, r.CommitP50, r.CommitP99, r.CPU, r.PeakRSS, r.Inverted)
+	return fmt.Sprintf("%6.0f/s, %d commits of %.1f/%.1f ms, CPU %.3f ms, RSS %.0f MiB, inversions %d", r.PerSecond, r.Commits, r.CommitP50, r.CommitP99, r.CPU, r.PeakRSS, r.Inverted)
 }
 
 func (r *report) write(file string) error {

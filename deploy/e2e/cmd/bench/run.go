@@ -56,6 +56,7 @@ type result struct {
 	// of zns.sent and the offset commit.
 	CommitP50 float64 `json:"commit_p50_ms"`
 	CommitP99 float64 `json:"commit_p99_ms"`
+	Commits   int     `json:"commits"`
 
 	CPU      float64 `json:"cpu_ms_per_record"`           // of the subject's process, start and stop included
 	PeakRSS  float64 `json:"peak_rss_mib"`                // of the subject's process
@@ -183,6 +184,7 @@ func (b *runner) measure(ctx context.Context, s spec, system *harness.System, su
 			return r, err
 		}
 		r.CommitP50, r.CommitP99 = 1000*quantile(metrics, "znshub_sender_commit_seconds", .5), 1000*quantile(metrics, "znshub_sender_commit_seconds", .99)
+		r.Commits = int(metrics["znshub_sender_commit_seconds_count"])
 		for name, value := range metrics {
 			if strings.HasPrefix(name, "znshub_sender_unknown_total") {
 				r.Unknown += int(value)
@@ -196,9 +198,11 @@ func (b *runner) measure(ctx context.Context, s spec, system *harness.System, su
 		return r, err
 	}
 	if s.Subject == subjectLoop {
-		if r.CommitP50, r.CommitP99, err = readStats(statsFile(subject)); err != nil {
+		stats, err := readStats(statsFile(subject))
+		if err != nil {
 			return r, err
 		}
+		r.CommitP50, r.CommitP99, r.Commits = stats.P50, stats.P99, stats.Commits
 	}
 	cpu, rss := subject.Usage()
 	r.PerSecond = float64(b.n) / end.Sub(begin).Seconds()
@@ -304,7 +308,7 @@ func (b *runner) takeProfile(ctx context.Context, p *harness.Process, name strin
 	if p.Ready(ctx) != nil || os.MkdirAll(b.profile, 0o755) != nil {
 		return
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, admin(p)+"/debug/pprof/profile?seconds=3", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, admin(p)+"/debug/pprof/profile?seconds=5", nil)
 	if err != nil {
 		return
 	}
