@@ -18,7 +18,7 @@ func TestKillsScalingRestartsAndReset(t *testing.T) {
 	in := install(t, options{senderEnv: orderWait(), simEnv: simLatency("5ms", "60ms")})
 	load := &harness.Load{
 		Seed: 1, Total: size(10_000, 100_000), Keys: 1000, Duplicates: 0.05,
-		PerSecond: size(250, 500),
+		PerSecond: size(150, 500),
 	}
 	requests := load.Requests()
 	known := requests

@@ -69,13 +69,16 @@ func startContainer(t *testing.T) (addr string) {
 			c.PortBindings = network.PortMap{inside: {{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: port}}}
 		}),
 		testcontainers.WithEnv(map[string]string{
-			"KAFKA_NODE_ID":                                  "1",
-			"KAFKA_PROCESS_ROLES":                            "broker,controller",
-			"KAFKA_CONTROLLER_QUORUM_VOTERS":                 "1@localhost:9093",
-			"KAFKA_CONTROLLER_LISTENER_NAMES":                "CONTROLLER",
-			"KAFKA_LISTENERS":                                "PLAINTEXT://0.0.0.0:9092,CONTROLLER://localhost:9093",
-			"KAFKA_ADVERTISED_LISTENERS":                     "PLAINTEXT://" + addr,
-			"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP":           "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+			"KAFKA_NODE_ID":                   "1",
+			"KAFKA_PROCESS_ROLES":             "broker,controller",
+			"KAFKA_CONTROLLER_QUORUM_VOTERS":  "1@localhost:9093",
+			"KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+			// A broker checks transactions with their coordinator over its own inter-broker address, which must be one
+			// that it can reach from inside.
+			"KAFKA_LISTENERS":                                "PLAINTEXT://0.0.0.0:9092,INTERNAL://localhost:9094,CONTROLLER://localhost:9093",
+			"KAFKA_ADVERTISED_LISTENERS":                     "PLAINTEXT://" + addr + ",INTERNAL://localhost:9094",
+			"KAFKA_LISTENER_SECURITY_PROTOCOL_MAP":           "PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+			"KAFKA_INTER_BROKER_LISTENER_NAME":               "INTERNAL",
 			"KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR":         "1",
 			"KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS":             "5",
 			"KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
