@@ -301,11 +301,11 @@ func (h *handler) refuse(u unit, a arrival, f failure) {
 
 // deadLetter publishes r to the dead letters with where it came from and why. The value is carried when it fits.
 func (h *handler) deadLetter(u unit, r kafka.Record, reason, message, field string, withValue bool) {
-	callers := slices.Clip(r.Headers)
+	headers := slices.Clone(r.Headers)
 	if !withValue {
-		callers = smallHeaders(r.Headers)
+		headers = smallHeaders(r.Headers)
 	}
-	headers := append(callers,
+	headers = append(headers,
 		kafka.Header{Key: headerDLQReason, Value: []byte(reason)},
 		kafka.Header{Key: headerDLQMessage, Value: []byte(message)},
 		kafka.Header{Key: headerDLQTopic, Value: []byte(r.Topic)},

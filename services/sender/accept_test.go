@@ -207,3 +207,22 @@ func TestStandstillCostsNoMemory(t *testing.T) {
 		t.Errorf("%d of 20000 expired entries are still queued, %d bytes", n, c.h.used)
 	}
 }
+
+// TestFrontDoor: an input partition beyond the ledger's remembers nothing; what arrives there is moved or told.
+func TestFrontDoor(t *testing.T) {
+	c := newCore(t)
+	id, r := c.request()
+	right := r.Partition
+	r.Partition = 5
+	c.tick(true, r, kafka.Record{Topic: topic.Requested, Partition: 5, Offset: 9, Time: c.now, Value: []byte("\x01garbage")})
+	if len(c.ledger[5]) != 0 {
+		t.Error("wrote into a ledger partition that does not exist")
+	}
+	if len(c.out) != 2 || c.out[0].Partition != right || c.out[1].Topic != topic.RequestedDLQ {
+		t.Fatalf("published: %v", c.out)
+	}
+	moved := c.out[0]
+	moved.Offset = 10
+	c.tick(true, moved)
+	c.want(id, "SENDING(1)")
+}

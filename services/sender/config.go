@@ -179,7 +179,7 @@ func tokens(value, oaID string) (map[string]string, error) {
 		for pair := range strings.SplitSeq(value, ",") {
 			oa, token, _ := strings.Cut(strings.TrimSpace(pair), "=")
 			if !isOA(oa) || token == "" {
-				return nil, errors.New("ZALO_ACCESS_TOKEN: want one token, or oa_id=token,oa_id=token; for example ZALO_ACCESS_TOKEN=2893352839501541173=eyJ...")
+				return nil, errors.New("ZALO_ACCESS_TOKEN: want one token, or oa_id=token,oa_id=token; for example ZALO_ACCESS_TOKEN=2893352839501541173=eyJhbGciOi")
 			}
 			out[oa] = token
 		}

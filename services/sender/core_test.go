@@ -37,7 +37,6 @@ type core struct {
 	poison map[string]error
 	offset int64
 	wait   time.Time // what Work returned last
-	wakes  chan struct{}
 	close  map[int32]bool
 }
 
@@ -380,7 +379,7 @@ func notBefore(t time.Time) func(*notificationv1.NotificationRequested) {
 
 // callback tells the handler of a stored callback about an attempt.
 func (c *core) callback(id uuid.UUID, trackingID string) {
-	c.h.callbacks.queue.pushBack(&heardCallback{id: id, trackingID: trackingID, msgID: "m-callback", received: c.now})
+	c.h.callbacks.queue.pushBack(&heardCallback{id: id, trackingID: trackingID, msgID: "m-callback"})
 }
 
 // readerPassed says that every callback stored until now was read.

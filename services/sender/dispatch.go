@@ -26,7 +26,6 @@ type call struct {
 	deadline   time.Time
 	req        *notificationv1.NotificationRequested
 	parent     trace.SpanContext
-	resend     bool
 
 	withdrawn bool // never begun
 	result    zalo.Result

@@ -110,7 +110,7 @@ func TestKafkaCleanStop(t *testing.T) {
 	w := newWorld(t, 4, "SENDER_MAX_IN_FLIGHT=32")
 	w.provider.respond(func(post) answer { return answer{after: 200 * time.Millisecond} })
 	ids := w.many(400, nil)
-	for n := 0; n < 4; n++ {
+	for n := range 4 {
 		s := w.run(fmt.Sprintf("s%d", n))
 		before := len(w.provider.got(""))
 		w.eventually("calls", 20*time.Second, func() bool { return len(w.provider.got("")) > before+30 })

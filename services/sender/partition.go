@@ -200,10 +200,7 @@ func (e *entry) wants(now int64, r *rules) (line, runnable bool, timer int64) {
 	case stateSending:
 		return true, false, 0
 	case stateUnknown:
-		timer = e.decideBy
-		if e.decideAt > timer {
-			timer = e.decideAt
-		}
+		timer = max(e.decideBy, e.decideAt)
 		if !e.unresolved {
 			timer = min(timer, e.unknownSince+r.unresolvedAfter)
 		}

@@ -282,7 +282,7 @@ func (r *reconciler) take(records []kafka.Record) {
 			continue
 		}
 		r.mu.Lock()
-		r.queue.pushBack(&heardCallback{id: id, trackingID: cb.TrackingID, msgID: cb.MsgID, received: records[i].Time})
+		r.queue.pushBack(&heardCallback{id: id, trackingID: cb.TrackingID, msgID: cb.MsgID})
 		r.mu.Unlock()
 		found = true
 	}

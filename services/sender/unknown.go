@@ -139,7 +139,6 @@ type heardCallback struct {
 	id         uuid.UUID
 	trackingID string
 	msgID      string
-	received   time.Time // when it was stored
 }
 
 // heard takes the callbacks that the reconciler found.

@@ -182,3 +182,23 @@ func TestVirtualTimes(t *testing.T) {
 		}
 	})
 }
+
+// TestVirtualModes: simulate calls nobody and says so; development reaches Zalo's development mode.
+func TestVirtualModes(t *testing.T) {
+	for mode, posts := range map[string]int{"simulate": 0, "development": 1} {
+		inVirtualTime(t, func(t *testing.T, w *world, _ *Sender) {
+			id := w.publish(request("x"))[0]
+			time.Sleep(20 * time.Second)
+			sent, got := w.sent(id), w.provider.got("x")
+			if len(sent) != 1 || len(got) != posts {
+				t.Fatalf("%s: zns.sent %v, %d posts", mode, sent, len(got))
+			}
+			if simulated := sent[0].ChannelReason != ""; simulated != (mode == "simulate") {
+				t.Errorf("%s: channel_reason %q", mode, sent[0].ChannelReason)
+			}
+			if mode == "development" && (got[0].Mode != "development" || sent[0].Mode != znsv1.Mode_MODE_DEVELOPMENT) {
+				t.Errorf("mode %q, event %s", got[0].Mode, sent[0].Mode)
+			}
+		}, "SENDER_MODE="+mode)
+	}
+}
