@@ -39,7 +39,7 @@ test: ## Run all tests, on a real Kafka when java and mvn are here (or KAFKA_BRO
 
 .PHONY: test-long
 test-long: ## The tests that take minutes each: epoch roll-over, large ledgers, long outages.
-	@ZNS_TEST_LONG=1 $(MAKE) test
+	@ZNS_TEST_LONG=1 $(MAKE) test TESTFLAGS="-timeout 60m $(TESTFLAGS)"
 
 .PHONY: bench
 bench: ## Measure the sender beside a plain consume loop on the same broker; writes bench.json.
