@@ -11,8 +11,8 @@ import (
 
 const senderGroup = "zns-sender"
 
-// The promise under fire: senders are killed with -9 ten times and scaled from one to three and back while requests
-// come in, some of them twice. Afterwards a rolling restart must leave nothing unresolved, and a reset of the group to
+// The promise under fire: senders are killed with -9 ten times, one is stopped for longer than its session, and they are
+// scaled from one to three and back while requests come in, some of them twice. Afterwards a rolling restart must leave nothing unresolved, and a reset of the group to
 // the earliest offset must make no call.
 func TestKillsScalingRestartsAndReset(t *testing.T) {
 	in := install(t, options{senderEnv: orderWait(), simEnv: simLatency("5ms", "60ms")})
@@ -95,6 +95,8 @@ func killAndScale(t *testing.T, in *installation, load *harness.Load) {
 				in.must(err)
 				in.must(p.Ready(in.within(time.Minute)))
 			}
+		case 5:
+			stopForTooLong(in, in.Senders()[0])
 		case 8:
 			for _, p := range in.Senders()[1:] {
 				in.must(p.Terminate(in.within(30 * time.Second)))
@@ -117,6 +119,15 @@ func killAndScale(t *testing.T, in *installation, load *harness.Load) {
 	in.wait(size(3*time.Minute, 15*time.Minute), "a result for every request", func(n harness.Counts) bool {
 		return n.Ended+n.Open >= load.Total && n.Delivered >= n.Sent
 	})
+}
+
+// stopForTooLong stops a sender for longer than its session: the others take it for dead, and what it does when it goes
+// on must be refused.
+func stopForTooLong(in *installation, p *harness.Process) {
+	in.Killed() // what it had under way is as unknown to its successors as after a kill
+	in.must(p.Pause())
+	time.Sleep(9 * time.Second)
+	in.must(p.Resume())
 }
 
 // rollingRestart restarts two senders in turn, three times each, while load comes in.

@@ -56,7 +56,7 @@ func TestForeignClients(t *testing.T) {
 		}
 		t.Logf("%s published %d requests", client.name, perClient)
 	}
-	publishAll(foreigners[0], func(m proto.Message) ([]byte, error) { return protojson.Marshal(m) })
+	publishAll(foreigners[0], protojson.Marshal)
 	publishAll(foreigners[1], proto.Marshal)
 	for _, id := range []string{javaSample(t, in), handWritten(t, in)} {
 		if id != "" {

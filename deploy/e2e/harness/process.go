@@ -133,7 +133,7 @@ func (p *Process) Kill() error { return p.end(context.Background(), syscall.SIGK
 func (p *Process) Terminate(ctx context.Context) error {
 	err := p.end(ctx, syscall.SIGTERM)
 	if err != nil {
-		return errors.Join(err, p.Kill())
+		return errors.Join(err, p.end(context.WithoutCancel(ctx), syscall.SIGKILL))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

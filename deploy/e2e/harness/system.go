@@ -185,7 +185,7 @@ func (s *System) Crashes() error {
 func (s *System) Stop(ctx context.Context) error {
 	var stopping sync.WaitGroup
 	senders := s.Senders()
-	problems := make([]error, len(senders))
+	problems := make([]error, len(senders), len(senders)+2)
 	for i, p := range senders {
 		stopping.Go(func() { problems[i] = p.Terminate(ctx) })
 	}
