@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // groupOptions are those of the consumer: the classic protocol, cooperative, with rebalances waiting only while
@@ -23,6 +24,19 @@ func (e *Engine) groupOptions() []kgo.Opt {
 		kgo.HeartbeatInterval(min(time.Second, e.cfg.SessionTimeout/3)),
 		// The revoke callback may wait DrainTimeout for calls, and for a tick whose every call times out.
 		kgo.RebalanceTimeout(e.cfg.DrainTimeout+8*callTimeout),
+		// A broker that is away throws nobody out of the group: when it is back, sessions begin anew. So the client must
+		// not give its membership up meanwhile; with it would go the outcomes of calls that ended in the meantime.
+		kgo.RequestRetries(1<<20),
+		kgo.RetryTimeoutFn(func(key int16) time.Duration {
+			switch kmsg.Key(key) {
+			case kmsg.Heartbeat:
+				return 0 // for as long as the membership lasts
+			case kmsg.JoinGroup, kmsg.SyncGroup:
+				return e.cfg.SessionTimeout
+			default:
+				return 30 * time.Second
+			}
+		}),
 		kgo.MetadataMinAge(50*time.Millisecond),
 		kgo.FetchMaxBytes(16<<20),
 		kgo.FetchMaxPartitionBytes(1<<20),
@@ -39,7 +53,7 @@ func (e *Engine) groupOptions() []kgo.Opt {
 func (e *Engine) onAssigned(_ context.Context, cl *kgo.Client, assigned map[string][]int32) {
 	e.joined.Store(true)
 	member, _ := cl.GroupMetadata()
-	e.reown(cl, member)
+	e.reown(cl, member) //nolint:contextcheck // as in onOffsets
 	ids := assigned[e.cfg.Input]
 	if len(ids) == 0 {
 		return

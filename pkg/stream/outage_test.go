@@ -43,6 +43,7 @@ func TestBrokerAway(t *testing.T) {
 	t.Logf("everything was done %v after the second outage began", time.Since(back).Round(time.Second))
 	one.stop()
 	two.stop()
+	t.Logf("%d calls became unknown, %d times partitions were lost", one.count("unknown")+two.count("unknown"), one.count("dropped")+two.count("dropped")-4)
 	// Calls go on while the broker is away, their outcomes are kept: nothing is unknown but what a member that was
 	// thrown out of the group had under way.
 	w.check(want, 4*4*w.cfg.MaxInFlight)

@@ -49,41 +49,49 @@ func (e *Engine) watch(ctx context.Context) {
 	}
 }
 
-// waiting lists the partitions that should be restored by now, with the time since when they wait.
-func (e *Engine) waiting() map[int32]time.Time {
+// wait is what keeps a partition from being restored.
+type wait struct {
+	since   time.Time
+	offsets bool // the group's offsets are not stable yet
+}
+
+// waiting lists the partitions that should be restored by now.
+func (e *Engine) waiting() map[int32]wait {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	waiting := map[int32]time.Time{}
+	waiting := map[int32]wait{}
 	for id, p := range e.parts {
 		if !p.ready && p.err == nil && time.Since(p.assigned) > watchEvery/2 {
-			waiting[id] = p.assigned
+			waiting[id] = wait{p.assigned, p.restored == nil}
 		}
 	}
 	return waiting
 }
 
 // endDeadOwners looks which transactions are open on the ledger of the waiting partitions, and ends those of this
-// group's own producers that stay open. A front door has no ledger: what keeps it waiting is open on the group's
-// offsets only, as the transactions of all members are.
-func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]time.Time, seen map[openTxn]time.Time, ended map[openTxn]bool) error {
+// group's own producers that stay open. While the group's offsets are not stable it looks there too; the transactions
+// of all members pass there, but none that is well stays open for so long.
+func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]wait, seen map[openTxn]time.Time, ended map[openTxn]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	late, frontDoor := false, false
+	late, offsets := false, false
 	var where kadm.TopicsSet
-	for p, since := range waiting {
-		late = late || time.Since(since) >= takeoverWait
+	for p, w := range waiting {
+		late = late || time.Since(w.since) >= takeoverWait
+		offsets = offsets || w.offsets
 		if p < e.LedgerPartitions() {
 			where.Add(e.cfg.Ledger, p)
-		} else {
-			frontDoor = true
 		}
 	}
-	if frontDoor {
-		offsets, err := e.offsetsPartition(ctx)
+	if offsets {
+		p, err := e.offsetsPartition(ctx)
 		if err != nil {
 			return err
 		}
-		where.Add("__consumer_offsets", offsets)
+		where.Add("__consumer_offsets", p)
+	}
+	if len(where) == 0 {
+		return nil
 	}
 	described, err := e.adm.DescribeProducers(ctx, where)
 	if err != nil {
@@ -102,7 +110,7 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]time.Time,
 				if !late || time.Since(seen[tx]) < seenFor || ended[tx] {
 					continue
 				}
-				if err := e.endTransactionOf(ctx, tx); err != nil {
+				if err := e.endTransactionOf(ctx, tx, t.Topic, p.Partition); err != nil {
 					return err
 				}
 				// Whatever came of it: a second InitProducerID could fence a process that lives.
@@ -114,10 +122,14 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]time.Time,
 }
 
 // endTransactionOf fences the producer that holds tx open, if it is one of this group's.
-func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn) error {
+func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn, topic string, partition int32) error {
 	listed, err := e.adm.ListTransactions(ctx, []int64{tx.id}, []string{"Ongoing"})
 	if err != nil {
 		return err
+	}
+	if len(listed) == 0 {
+		e.log.Error("a transaction that no coordinator knows holds up a partition: a broker has forgotten it, and only kafka-transactions.sh abort ends it",
+			"topic", topic, "partition", partition, "start_offset", tx.start, "producer_id", tx.id)
 	}
 	for _, l := range listed {
 		if l.TxnID == e.txnID {
