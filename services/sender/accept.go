@@ -109,7 +109,7 @@ func (h *handler) accept(u unit, r kafka.Record) {
 		}
 		h.deadLetter(u, r, broken.reason, broken.message, broken.field, true)
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_INVALID, advice: znsv1.Advice_ADVICE_FIX_REQUEST, violations: violations(invalid, broken)})
-	case now-a.e.requested > h.settings.maxAge.Milliseconds(), now > a.e.expire:
+	case h.clock.trusted(u.Now()) && (now-a.e.requested > h.settings.maxAge.Milliseconds() || now > a.e.expire):
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_EXPIRED, advice: znsv1.Advice_ADVICE_TRY_LATER})
 	case !h.settings.allows(req.GetRecipient().GetPhone()):
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_NOT_ALLOWED, advice: znsv1.Advice_ADVICE_ASK_OPERATOR})
@@ -204,8 +204,11 @@ func (h *handler) misplaced(u unit, r kafka.Record, to int32) {
 func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, req *notificationv1.NotificationRequested) arrival {
 	now := ms(u.Now())
 	e := &entry{id: id, p: p, offset: r.Offset, hash: notification.PayloadHash(req), category: notification.Category(req)}
+	trusted := h.clock.trusted(u.Now())
 	// A record's time is the producer's word: a clock that is ahead must not lengthen a life.
-	e.requested = min(ms(r.Time), now)
+	if e.requested = ms(r.Time); trusted {
+		e.requested = min(e.requested, now)
+	}
 	movedFrom, moved := r.Header(headerMoved)
 	if moved {
 		if at, ok := r.Header(headerMovedTime); ok {
@@ -216,6 +219,10 @@ func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, re
 	}
 	e.accepted = max(now, p.lastAccepted)
 	e.expire = ms(notification.Expiry(req, fromMs(e.requested), h.settings.defaultTTL))
+	if maxAge := h.settings.maxAge.Milliseconds(); !trusted && now-e.requested > maxAge {
+		// Whether it is too old is not known: when the clock is right its timer tells.
+		e.expire = min(e.expire, e.requested+maxAge)
+	}
 	e.due = e.accepted
 	if req.GetNotBefore() != nil {
 		e.due = max(e.due, ms(req.NotBefore.AsTime()))
@@ -250,8 +257,8 @@ func (h *handler) take(u unit, a arrival) {
 	key := scopeKey(a.req)
 	e.state = stateAccepted
 	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_ACCEPTED, Owner: h.settings.instance})
-	if e.due > now {
-		e.hold(ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, e.due, now)
+	if nb := a.req.GetNotBefore(); nb != nil && ms(nb.AsTime()) > now {
+		e.hold(ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, ms(nb.AsTime()), now)
 	} else if s := p.scopes[key]; key != "" && s != nil && len(s.line) > 0 {
 		e.hold(ledgerv1.HoldReason_HOLD_REASON_ORDER, 0, now)
 	}

@@ -193,3 +193,50 @@ func TestUnlistedCodeIsNotRepeated(t *testing.T) {
 	c.tick(true)
 	c.want(id, "done")
 }
+
+// While the clock is known to be wrong nothing expires, at its acceptance neither.
+func TestWrongClockExpiresNothingAtAcceptance(t *testing.T) {
+	for _, wrong := range []time.Duration{10 * time.Minute, -10 * time.Minute, 25 * time.Hour} {
+		c := newCore(t)
+		id, r := c.request(ofCategory(notificationv1.Category_CATEGORY_OTP))
+		right := c.now
+		c.pass(wrong)
+		c.h.clock.off, c.h.clock.measured, c.h.clock.skew = false, c.now, wrong.Abs()
+		if c.h.clock.trusted(c.now) {
+			t.Fatal("the clock is trusted")
+		}
+		c.tick(true, r)
+		if s := c.state(id); s == "done" {
+			t.Errorf("clock wrong by %s: %v", wrong, c.failed(id)[0].Reason)
+			continue
+		}
+		c.now = right.Add(time.Second) // it is set right
+		c.h.clock.measured, c.h.clock.skew = c.now, 0
+		c.tick(true)
+		c.tick(true)
+		if s := c.state(id); s != "SENDING(1)" {
+			t.Errorf("clock was wrong by %s and is right again: %s", wrong, s)
+		}
+	}
+}
+
+
+// One request that was accepted under a clock that was ahead does not hold up those after it.
+func TestClockOnceAheadHoldsNothingUp(t *testing.T) {
+	c := newCore(t)
+	right := c.now
+	c.pass(time.Hour)
+	id, r := c.request()
+	c.tick(true, r)
+	c.answer(id, accepted("m"))
+	c.tick(true)
+	c.now = right.Add(time.Second) // set right; or a takeover by a machine whose clock is right
+	n := c.successor()
+	for range 3 {
+		id, r := n.request()
+		n.tick(true, r)
+		if s := n.state(id); s != "SENDING(1)" {
+			t.Errorf("partition %d: %s", r.Partition, s)
+		}
+	}
+}

@@ -87,13 +87,13 @@ func TestKafkaKill(t *testing.T) {
 			continue
 		}
 		unknown++
-		w.eventually("zns.unresolved", 20*time.Second, func() bool { return len(w.unresolved(id)) > 0 })
+		w.eventually("zns.unresolved", 40*time.Second, func() bool { return len(w.unresolved(id)) > 0 })
 		if u := w.unresolved(id)[0]; u.Cause != znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED {
 			t.Errorf("cause %s", u.Cause)
 		}
 		if len(posts) == 1 {
 			w.callback(id, posts[0].TrackingID)
-			if e := w.wantSent(id, 20*time.Second); e.OutcomeSource != znsv1.OutcomeSource_OUTCOME_SOURCE_CALLBACK {
+			if e := w.wantSent(id, 40*time.Second); e.OutcomeSource != znsv1.OutcomeSource_OUTCOME_SOURCE_CALLBACK {
 				t.Errorf("outcome from %s", e.OutcomeSource)
 			}
 		}

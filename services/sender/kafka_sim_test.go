@@ -122,8 +122,8 @@ func TestKafkaTrace(t *testing.T) {
 		Topic: w.input, Partition: -1, Key: []byte(traced.NotificationId), Value: mustMarshal(t, traced),
 		Headers: []kafka.Header{{Key: "traceparent", Value: []byte("00-" + caller + "-00f067aa0ba902b7-01")}},
 	})
-	sent := w.wantSent(tracedID, 20*time.Second)
-	other := w.wantSent(plainID, 20*time.Second)
+	sent := w.wantSent(tracedID, 40*time.Second)
+	other := w.wantSent(plainID, 40*time.Second)
 	s.stop()
 	if sent.TraceId != caller {
 		t.Errorf("trace_id %s, want the caller's", sent.TraceId)
