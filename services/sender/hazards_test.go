@@ -220,7 +220,6 @@ func TestWrongClockExpiresNothingAtAcceptance(t *testing.T) {
 	}
 }
 
-
 // One request that was accepted under a clock that was ahead does not hold up those after it.
 func TestClockOnceAheadHoldsNothingUp(t *testing.T) {
 	c := newCore(t)
