@@ -16,6 +16,9 @@ const (
 	watchEvery   = 500 * time.Millisecond
 	takeoverWait = 1500 * time.Millisecond // a partition waits so long before somebody else's transaction is ended
 	seenFor      = time.Second             // and that transaction was open so long
+	// On the group's offsets the transactions of all members pass, and a slow broker makes healthy ones long: fencing
+	// those would make a slow group a dead one.
+	offsetsSeenFor = callTimeout + time.Second
 )
 
 // openTxn is a transaction that somebody has open on a partition.
@@ -99,6 +102,10 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]wait, seen
 	}
 	for _, t := range described.Sorted() {
 		for _, p := range t.Partitions.Sorted() {
+			patience := seenFor
+			if t.Topic != e.cfg.Ledger {
+				patience = offsetsSeenFor
+			}
 			for _, producer := range p.ActiveProducers.Sorted() {
 				if producer.CurrentTxnStartOffset < 0 {
 					continue
@@ -107,7 +114,7 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]wait, seen
 				if seen[tx].IsZero() {
 					seen[tx] = time.Now()
 				}
-				if !late || time.Since(seen[tx]) < seenFor || ended[tx] {
+				if !late || time.Since(seen[tx]) < patience || ended[tx] {
 					continue
 				}
 				if err := e.endTransactionOf(ctx, tx, t.Topic, p.Partition); err != nil {
