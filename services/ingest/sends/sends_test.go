@@ -150,6 +150,7 @@ func TestReassign(t *testing.T) {
 		} else {
 			r.Drop(1)
 		}
+		check("partition 0, which stays", 0) // so that each change meets a reader under way
 	}
 	all = append(all, r.sent(10)...)
 	check("partition 0, which stayed", 0)
