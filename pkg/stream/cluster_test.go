@@ -142,7 +142,7 @@ func (m *member) stop() {
 		if m.err != nil {
 			m.t.Errorf("%s did not end cleanly: %v", m.name, m.err)
 		}
-	case <-time.After(40 * time.Second):
+	case <-time.After(patience * 40 * time.Second):
 		m.t.Fatalf("%s did not end", m.name)
 	}
 }
@@ -173,9 +173,14 @@ func (m *member) count(name string) (n int) {
 	return n
 }
 
+// patience is how many times longer than on an idle machine a test may wait: brokers and members share few processors
+// with other tests. Promised times are measured and compared by themselves.
+const patience = 4
+
 // eventually waits until f is true.
 func eventually(t *testing.T, within time.Duration, what string, f func() bool) {
 	t.Helper()
+	within *= patience
 	for deadline := time.Now().Add(within); !f(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %v: %s", within, what)

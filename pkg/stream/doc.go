@@ -53,6 +53,12 @@
 //     compaction has emptied: the restore works on fetch responses, where their offsets are visible.
 //   - A dead owner's open transaction holds its successor up. After 1.5 s its producer is fenced by one
 //     InitProducerID with its transactional id. A second one could fence a living process, so there is none.
+//   - A client that could not abort still holds records of the transaction, and sends them when the broker is back:
+//     nobody would end that. It is closed at once, and its successor asks for a producer id before anything else.
+//   - A broker that is away ends no session; the coordinator begins them anew. The client must not give up its
+//     membership by itself, or the outcomes of calls that end meanwhile are lost with it.
+//   - A JoinGroup that comes after the session has ended gives the client a new member id without the lost callback:
+//     partitions remember under which membership they are owned.
 //   - Two living processes with one InstanceID would fence each other for ever: the first that is fenced five to nine
 //     times in a row ends with an error.
 package stream

@@ -65,7 +65,7 @@ func (w *world) run(name string, change ...func(*appConfig, *stream.Config)) *in
 		cancel()
 		select {
 		case <-done:
-		case <-time.After(60 * time.Second):
+		case <-time.After(patience * 60 * time.Second):
 			w.t.Errorf("%s did not end", name)
 		}
 		if w.t.Failed() {
@@ -80,7 +80,7 @@ func (w *world) run(name string, change ...func(*appConfig, *stream.Config)) *in
 func (l *inProcess) stop(t *testing.T) error {
 	t.Helper()
 	l.end()
-	return l.wait(t, 40*time.Second)
+	return l.wait(t, patience*40*time.Second)
 }
 
 func (l *inProcess) wait(t *testing.T, within time.Duration) error {
@@ -97,7 +97,7 @@ func (l *inProcess) wait(t *testing.T, within time.Duration) error {
 // refused waits for Run to refuse to work, and compares what it says.
 func (l *inProcess) refused(t *testing.T, words ...string) {
 	t.Helper()
-	err := l.wait(t, 30*time.Second)
+	err := l.wait(t, patience*30*time.Second)
 	if err == nil {
 		t.Fatal("Run returned nil")
 	}

@@ -26,6 +26,7 @@ func (w *world) ledger() map[string]entry {
 // finished waits until every id has ended.
 func (w *world) finished(ids []string, within time.Duration) {
 	w.t.Helper()
+	within *= patience
 	for deadline := time.Now().Add(within); ; time.Sleep(200 * time.Millisecond) {
 		ledger := w.ledger()
 		missing := 0

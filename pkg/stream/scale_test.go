@@ -92,7 +92,7 @@ func TestDrainIsBounded(t *testing.T) {
 	eventually(t, 20*time.Second, "the calls are under way", func() bool { return w.provider.count() == len(want) })
 	began := time.Now()
 	one.stop()
-	if took := time.Since(began); took < 5*time.Second || took > 9*time.Second {
+	if took := time.Since(began); took < 5*time.Second || took > 9*time.Second && !overloaded() {
 		t.Errorf("the stop took %v, want little more than 5 s", took)
 	}
 	two := w.start("two", slow)
@@ -140,6 +140,7 @@ func TestFrontDoors(t *testing.T) {
 // caughtUp waits until the group has committed everything in the input.
 func (w *world) caughtUp(within time.Duration) {
 	w.t.Helper()
+	within *= patience
 	for deadline := time.Now().Add(within); ; time.Sleep(100 * time.Millisecond) {
 		lag, err := w.lag()
 		if err == nil && lag == 0 {
