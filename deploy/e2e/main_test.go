@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -85,6 +86,10 @@ type options struct {
 	ingestEnv []string
 	simEnv    []string
 	brokers   string // default: a broker of its own
+	// session is how long the broker of its own may miss heartbeats to its controller before it is taken for dead: on a
+	// busy machine the default of the local broker, 4 s, does that to a living one, and Kafka then forgets the end of
+	// transactions under way. After a kill the broker comes back no earlier. Default one minute.
+	session time.Duration
 }
 
 // install starts the system. When the test ends every program must stop cleanly, none may have ended by itself, no
@@ -93,7 +98,13 @@ func install(t *testing.T, opts options) *installation {
 	t.Helper()
 	in := &installation{t: t}
 	if opts.brokers == "" {
-		in.server = kafkatest.Own(t, local.Options{Heap: "768m"})
+		session := opts.session
+		if session == 0 {
+			session = time.Minute
+		}
+		in.server = kafkatest.Own(t, local.Options{Heap: "768m", Properties: map[string]string{
+			"broker.session.timeout.ms": strconv.FormatInt(session.Milliseconds(), 10),
+		}})
 		opts.brokers = in.server.Addr
 	}
 	in.brokers = strings.Split(opts.brokers, ",")

@@ -15,7 +15,7 @@ func TestBrokerOutage(t *testing.T) {
 	outage := size(15*time.Second, 60*time.Second)
 	// Callbacks come some seconds after the call, so that many of them come during the outage.
 	in := install(t, options{
-		senders: 2, senderEnv: orderWait(),
+		senders: 2, senderEnv: orderWait(), session: outage,
 		simEnv: append(simLatency("5ms", "60ms"), simDelivery("1s", size("12s", "50s"))...),
 	})
 	load := &harness.Load{Seed: 3, Total: size(3000, 20_000), Keys: 500, Duplicates: 0.05, PerSecond: 150}
