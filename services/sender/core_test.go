@@ -27,7 +27,7 @@ import (
 // core drives a handler without Kafka and without time: a tick is committed or aborted as the test says, calls are
 // answered by hand. It owns partitions 0 and 1 of 2.
 type core struct {
-	t      *testing.T
+	t      testing.TB
 	h      *handler
 	now    time.Time
 	ledger map[int32][]kafka.Record // committed, in order
@@ -40,7 +40,7 @@ type core struct {
 	close  map[int32]bool
 }
 
-func testConfig(t *testing.T) Config {
+func testConfig(t testing.TB) Config {
 	t.Helper()
 	var cfg Config
 	_, err := config.LoadFrom([]string{"ZALO_ACCESS_TOKEN=2893352839501541173=token", "SENDER_MAX_IN_FLIGHT=4"}, &cfg)
@@ -50,7 +50,7 @@ func testConfig(t *testing.T) Config {
 	return cfg
 }
 
-func newCore(t *testing.T, change ...func(*Config)) *core {
+func newCore(t testing.TB, change ...func(*Config)) *core {
 	t.Helper()
 	cfg := testConfig(t)
 	for _, f := range change {
