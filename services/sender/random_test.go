@@ -23,7 +23,6 @@ type track struct {
 	calls   int
 	maybe   int      // attempts that may have reached Zalo
 	reached []string // tracking ids that reached
-	last    string
 	offered kafka.Record
 }
 

@@ -42,7 +42,7 @@ func buildJaeger(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(module)
+	defer func() { _ = os.RemoveAll(module) }() // a leftover folder in the cache harms nobody
 	begin := time.Now()
 	fmt.Println("building Jaeger", jaegerVersion, "from the Go module proxy; once, some minutes")
 	for _, args := range [][]string{
@@ -114,7 +114,7 @@ func (j *jaeger) spansOf(ctx context.Context, notificationID string) ([]span, er
 		return nil, err
 	}
 	if len(found.Data) != 1 {
-		return nil, fmt.Errorf("Jaeger has %d traces with spans of the notification, want 1", len(found.Data))
+		return nil, fmt.Errorf("the query API knows %d traces with spans of the notification, want 1", len(found.Data))
 	}
 	return found.Data[0].list(), nil
 }
@@ -137,7 +137,7 @@ type jaegerTrace struct {
 }
 
 func (t *jaegerTrace) list() []span {
-	var list []span
+	list := make([]span, 0, len(t.Spans))
 	for _, s := range t.Spans {
 		out := span{
 			Trace: s.TraceID, ID: s.SpanID, Name: s.OperationName, Service: t.Processes[s.ProcessID].ServiceName, Tags: map[string]string{},

@@ -77,7 +77,7 @@ func run(ctx context.Context) (err error) {
 	if err := j.process.Restart(startCtx); err != nil {
 		return err
 	}
-	defer j.process.Kill()
+	defer func() { _ = j.process.Kill() }() // it may have ended by itself
 	fmt.Printf("Jaeger %s: OTLP %s, query API %s\n", jaegerVersion, j.otlp, j.query)
 
 	addrs := strings.Split(brokers, ",")
