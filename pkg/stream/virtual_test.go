@@ -32,7 +32,8 @@ func (*alarm) Dropped(int32)                     {}
 
 func (a *alarm) Accept(u *stream.Unit, r kafka.Record) {
 	u.Ledger(string(r.Key), []byte("waiting"))
-	u.OnCommit(func() { a.due = append(a.due, u.Now().Add(time.Hour)) })
+	// Not a whole number of seconds: nothing but the alarm itself may make the engine tick then.
+	u.OnCommit(func() { a.due = append(a.due, u.Now().Add(time.Hour+370*time.Millisecond)) })
 }
 
 func (a *alarm) Work(tx *stream.Tx) time.Time {
