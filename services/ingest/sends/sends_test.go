@@ -206,6 +206,7 @@ func TestReadAgainDeleted(t *testing.T) {
 	if _, err := admin.DeleteRecords(t.Context(), ends.Offsets()); err != nil {
 		t.Fatal(err)
 	}
+	r.eventually("caught up before", func() bool { return !r.CaughtUp(home(ids[0])).IsZero() })
 	r.Watch(home(ids[0]), ids[0])
 	if !r.CaughtUp(home(ids[0])).IsZero() {
 		t.Error("caught up while an outcome is being read again")
