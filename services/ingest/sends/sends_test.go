@@ -206,6 +206,7 @@ func TestReadAgainDeleted(t *testing.T) {
 	if _, err := admin.DeleteRecords(t.Context(), ends.Offsets()); err != nil {
 		t.Fatal(err)
 	}
+	r.Watch(home(ids[0]), uuid.New()) // one that has no outcome yet
 	r.eventually("caught up before", func() bool { return !r.CaughtUp(home(ids[0])).IsZero() })
 	r.Watch(home(ids[0]), ids[0])
 	if !r.CaughtUp(home(ids[0])).IsZero() {
