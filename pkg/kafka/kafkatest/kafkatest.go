@@ -189,6 +189,15 @@ func Own(tb testing.TB, opts local.Options) *Server {
 	return s
 }
 
+// Log is what the broker of Own has logged so far, over all its lives; empty for any other.
+func (s *Server) Log() string {
+	if s.local == nil {
+		return ""
+	}
+	text, _ := os.ReadFile(s.local.LogFile())
+	return string(text)
+}
+
 // Kill ends the broker of Own with SIGKILL.
 func (s *Server) Kill(tb testing.TB) { s.do(tb, "kill", (*local.Broker).Kill) }
 
