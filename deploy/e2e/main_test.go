@@ -102,7 +102,7 @@ func install(t *testing.T, opts options) *installation {
 		if session == 0 {
 			session = time.Minute
 		}
-		in.server = kafkatest.Own(t, local.Options{Heap: "768m", Properties: map[string]string{
+		in.server = kafkatest.Own(t, local.Options{Heap: "768m", Controller: true, Properties: map[string]string{
 			"broker.session.timeout.ms": strconv.FormatInt(session.Milliseconds(), 10),
 		}})
 		opts.brokers = in.server.Addr

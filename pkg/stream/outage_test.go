@@ -17,7 +17,7 @@ func long() bool { return os.Getenv("ZNS_TEST_LONG") == "1" }
 // away for 60 s, else for 10 s, longer than the session either way.
 func TestBrokerAway(t *testing.T) {
 	t.Parallel()
-	server := kafkatest.Own(t, local.Options{})
+	server := kafkatest.Own(t, local.Options{Controller: true})
 	w := newWorld(t, server, 4)
 	w.provider.slow(5 * time.Millisecond)
 	away := 10 * time.Second
@@ -52,7 +52,7 @@ func TestBrokerAway(t *testing.T) {
 // A member that is told to stop while the broker is away ends in bounded time.
 func TestStopWhileTheBrokerIsAway(t *testing.T) {
 	t.Parallel()
-	server := kafkatest.Own(t, local.Options{})
+	server := kafkatest.Own(t, local.Options{Controller: true})
 	w := newWorld(t, server, 2)
 	m := w.start("one", func(c *appConfig) { c.Drain = 5 * time.Second })
 	want := ids("a", 200)

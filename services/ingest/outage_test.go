@@ -79,7 +79,7 @@ func (w *world) settle(tr *traffic, within time.Duration) {
 
 // TestOutages takes one broker of its own through hangs, kills and restarts; each test leaves it running.
 func TestOutages(t *testing.T) {
-	server := kafkatest.Own(t, local.Options{})
+	server := kafkatest.Own(t, local.Options{Controller: true})
 	for _, tt := range []struct {
 		name string
 		run  func(*testing.T, *kafkatest.Server)

@@ -52,6 +52,10 @@ type Options struct {
 	Properties map[string]string // broker settings that replace those of server.properties
 	// QuickStart makes the JVM compile little: the start takes half the processor time, and load is carried less well.
 	QuickStart bool
+	// Controller runs the controller as a process of its own, which Kill leaves alone, as in a cluster. Without it a broker
+	// that was killed comes back to the controller of before the kill: that fences its old registration while it writes
+	// the markers of transactions, and Kafka 4.3.1 then drops the markers of those that were being committed.
+	Controller bool
 }
 
 // Broker is one Kafka process, broker and controller.
@@ -61,6 +65,8 @@ type Broker struct {
 	jars    string
 	opts    Options
 	process *process // nil while it is down
+
+	controller *process // nil: the broker is its own
 }
 
 // Start fetches the jars when they are not here yet, formats a new data folder and starts a broker on it. It returns
@@ -99,14 +105,36 @@ func create(ctx context.Context, jars string, opts Options) (*Broker, error) {
 	if err == nil {
 		err = b.format(ctx)
 	}
+	if err == nil && opts.Controller {
+		err = b.startController()
+	}
 	if err == nil {
 		err = b.start(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, errors.Join(err, b.Stop())
 	}
 	return b, nil
 }
+
+// startController starts the controller. The broker waits for it.
+func (b *Broker) startController() error {
+	log, err := os.OpenFile(filepath.Join(b.dir, "controller.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	if b.controller, err = startProcess(b.java(true, "kafka.Kafka", filepath.Join(b.dir, controllerFile)), b.dir, log); err != nil {
+		return fmt.Errorf("start kafka's controller: %w", err)
+	}
+	return nil
+}
+
+// The settings of the two processes.
+const (
+	brokerFile     = "server.properties"
+	controllerFile = "controller.properties"
+)
 
 // Addr is the broker's host:port; it stays the same over Kill and Restart.
 func (b *Broker) Addr() string { return b.addr }
@@ -146,19 +174,50 @@ func (b *Broker) Resume() error { return b.signal(sigCont) }
 
 // Stop ends the broker for good and removes its data.
 func (b *Broker) Stop() error {
-	return errors.Join(b.Kill(), os.RemoveAll(b.dir))
+	err := b.Kill()
+	if b.controller != nil {
+		err = errors.Join(err, b.controller.end(syscall.SIGKILL))
+		b.controller = nil
+	}
+	return errors.Join(err, os.RemoveAll(b.dir))
 }
 
 func (b *Broker) configure(controller string) error {
-	base, err := files.ReadFile("server.properties")
-	if err != nil {
-		return err
-	}
 	set := map[string]string{
 		"listeners":                "PLAINTEXT://" + b.addr + ",CONTROLLER://" + controller,
 		"advertised.listeners":     "PLAINTEXT://" + b.addr,
 		"controller.quorum.voters": "1@" + controller,
 		"log.dirs":                 filepath.Join(b.dir, "data"),
+	}
+	if b.opts.Controller {
+		set["process.roles"] = "broker"
+		set["listeners"] = "PLAINTEXT://" + b.addr
+		set["controller.quorum.voters"] = "100@" + controller
+		if err := b.writeSettings(controllerFile, map[string]string{
+			"process.roles":            "controller",
+			"node.id":                  "100",
+			"listeners":                "CONTROLLER://" + controller,
+			"controller.quorum.voters": "100@" + controller,
+			"log.dirs":                 filepath.Join(b.dir, "controller"),
+		}); err != nil {
+			return err
+		}
+	}
+	if err := b.writeSettings(brokerFile, set); err != nil {
+		return err
+	}
+	log4j, err := files.ReadFile("log4j2.properties")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(b.dir, "log4j2.properties"), log4j, 0o600)
+}
+
+// writeSettings writes server.properties with what set and the caller's options replace.
+func (b *Broker) writeSettings(name string, set map[string]string) error {
+	base, err := files.ReadFile("server.properties")
+	if err != nil {
+		return err
 	}
 	maps.Copy(set, b.opts.Properties)
 	var text strings.Builder
@@ -167,14 +226,7 @@ func (b *Broker) configure(controller string) error {
 	for _, k := range slices.Sorted(maps.Keys(set)) {
 		fmt.Fprintf(&text, "%s=%s\n", k, set[k])
 	}
-	if err := os.WriteFile(filepath.Join(b.dir, "server.properties"), []byte(text.String()), 0o600); err != nil {
-		return err
-	}
-	log4j, err := files.ReadFile("log4j2.properties")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(b.dir, "log4j2.properties"), log4j, 0o600)
+	return os.WriteFile(filepath.Join(b.dir, name), []byte(text.String()), 0o600)
 }
 
 // java is the command line of one of Kafka's programs.
@@ -194,12 +246,17 @@ func (b *Broker) format(ctx context.Context) error {
 	var id [16]byte
 	_, _ = rand.Read(id[:])
 	id[0] &= 0x7f // Kafka refuses an id whose text begins with '-'
-	args := b.java(true, "kafka.tools.StorageTool", "format", "--ignore-formatted",
-		"--cluster-id", base64.RawURLEncoding.EncodeToString(id[:]),
-		"--config", filepath.Join(b.dir, "server.properties"))
-	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("format the broker's storage: %w\n%s", err, tail(string(out), 10))
+	names := []string{brokerFile}
+	if b.opts.Controller {
+		names = append(names, controllerFile)
+	}
+	for _, name := range names {
+		args := b.java(true, "kafka.tools.StorageTool", "format", "--ignore-formatted",
+			"--cluster-id", base64.RawURLEncoding.EncodeToString(id[:]), "--config", filepath.Join(b.dir, name))
+		out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("format the storage of %s: %w\n%s", name, err, tail(string(out), 10))
+		}
 	}
 	return nil
 }
@@ -213,7 +270,7 @@ func (b *Broker) start(ctx context.Context) error {
 	}
 	defer log.Close()
 	begin, _ := log.Seek(0, 2)
-	p, err := startProcess(b.java(b.opts.QuickStart, "kafka.Kafka", filepath.Join(b.dir, "server.properties")), b.dir, log)
+	p, err := startProcess(b.java(b.opts.QuickStart, "kafka.Kafka", filepath.Join(b.dir, brokerFile)), b.dir, log)
 	if err != nil {
 		return fmt.Errorf("start kafka: %w", err)
 	}
