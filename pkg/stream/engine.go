@@ -108,7 +108,7 @@ func New(cfg Config) (*Engine, error) {
 	cfg.Log = or(cfg.Log, slog.New(slog.DiscardHandler))
 	e := &Engine{
 		cfg:         cfg,
-		log:         cfg.Log.With("group", cfg.Group, "instance", cfg.InstanceID),
+		log:         cfg.Log.With("group", cfg.Group),
 		incarnation: rand.Text()[:16],
 		txnID:       cfg.Group + "-" + cfg.InstanceID,
 		wake:        make(chan struct{}, 1),

@@ -135,7 +135,7 @@ func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn, topic string,
 		return err
 	}
 	if len(listed) == 0 {
-		e.log.Error("a transaction that no coordinator knows holds up a partition: a broker has forgotten it, and only kafka-transactions.sh abort ends it",
+		e.log.Error("a transaction whose markers the brokers have dropped holds up a partition: an operator must end it the way its coordinator decided; aborting one that was committed sends messages twice",
 			"topic", topic, "partition", partition, "start_offset", tx.start, "producer_id", tx.id)
 	}
 	for _, l := range listed {
