@@ -15,6 +15,8 @@ MODULES := $(shell go list -m -f '{{.Dir}}')
 TIDY_MODULES := $(filter-out %/deploy/e2e,$(MODULES))
 # Starts a local Apache Kafka for the command behind it, or uses KAFKA_BROKERS, or says why it cannot.
 WITH_KAFKA := go run ./pkg/kafka/kafkatest/cmd/kafka-local --
+# The race detector wants a C compiler.
+RACE := $(if $(shell command -v cc || command -v gcc),-race)
 # Extra flags for go test, for example: make test TESTFLAGS='-run TestRestore'
 TESTFLAGS ?=
 
@@ -35,7 +37,7 @@ test: ## Run all tests, on a real Kafka when java and mvn are here (or KAFKA_BRO
 	@mkdir -p bin
 	@$(WITH_KAFKA) $(GOTESTSUM) --format pkgname --hide-summary=output --jsonfile bin/test.json \
 		--post-run-command ./deploy/ci/test-summary.sh \
-		-- -race -shuffle=on -p 1 -timeout 20m $(TESTFLAGS) work
+		-- $(RACE) -shuffle=on -p 1 -timeout 20m $(TESTFLAGS) work
 
 .PHONY: test-long
 test-long: ## The tests that take minutes each: epoch roll-over, large ledgers, long outages.
