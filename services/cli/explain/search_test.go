@@ -3,6 +3,7 @@ package explain
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,7 +26,9 @@ const partitions = 6
 type memory struct {
 	t       *testing.T
 	records map[string][]kafka.Record
-	read    map[string]int // partitions read, by topic
+
+	mu   sync.Mutex     // a search reads several topics at a time
+	read map[string]int // partitions read, by topic
 }
 
 func newMemory(t *testing.T) *memory {
@@ -65,7 +68,9 @@ func (m *memory) Read(_ context.Context, name string, which []int32, _ kafka.Sta
 			which = append(which, p)
 		}
 	}
+	m.mu.Lock()
 	m.read[name] += len(which)
+	m.mu.Unlock()
 	var ranges []Range
 	for _, p := range which {
 		r := Range{Topic: name, Partition: p}
