@@ -55,7 +55,7 @@ func startContainer(t *testing.T) (addr string) {
 		t.Skipf("no image %s here: docker pull it, or build one with deploy/docker/kafka-image.sh", kafkaImage)
 	}
 
-	ports, err := harness.FreePorts(1)
+	ports, err := local.FreePorts(1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/znshub/znshub/pkg/kafka/kafkatest/local"
 )
 
 // What the system under test is configured with.
@@ -51,7 +53,7 @@ func NewSystem(cfg Config) (*System, error) {
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, "spool"), 0o755); err != nil {
 		return nil, fmt.Errorf("make the folder of the system: %w", err)
 	}
-	ports, err := FreePorts(4)
+	ports, err := local.FreePorts(4)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +125,7 @@ func (s *System) AddSender() (*Process, error) {
 
 // NewSender adds a sender that is yet to be started.
 func (s *System) NewSender() (*Process, error) {
-	ports, err := FreePorts(1)
+	ports, err := local.FreePorts(1)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/znshub/znshub/deploy/e2e/harness"
+	"github.com/znshub/znshub/pkg/kafka/kafkatest/local"
 )
 
 // jaegerVersion is the last line of Jaeger 1 whose all-in-one builds from the module proxy alone.
@@ -80,7 +81,7 @@ func newJaeger(binary, dir string) (*jaeger, error) {
 		"collector.http-server.host-port", "http-server.host-port", "processor.jaeger-binary.server-host-port",
 		"processor.jaeger-compact.server-host-port", "processor.zipkin-compact.server-host-port",
 	}
-	ports, err := harness.FreePorts(len(flags))
+	ports, err := local.FreePorts(len(flags))
 	if err != nil {
 		return nil, err
 	}

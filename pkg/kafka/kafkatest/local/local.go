@@ -97,7 +97,7 @@ func create(ctx context.Context, jars string, opts Options) (*Broker, error) {
 		opts.Heap = "512m"
 	}
 	b := &Broker{dir: dir, jars: jars, opts: opts}
-	ports, err := freePorts(2)
+	ports, err := FreePorts(2)
 	if err == nil {
 		b.addr = ports[0]
 		err = b.configure(ports[1])
@@ -327,8 +327,8 @@ func (b *Broker) signal(sig syscall.Signal) error {
 	return b.process.signal(sig)
 }
 
-// freePorts returns n different free addresses of 127.0.0.1.
-func freePorts(n int) ([]string, error) {
+// FreePorts returns n different addresses of 127.0.0.1 on which nothing listens.
+func FreePorts(n int) ([]string, error) {
 	var addrs []string
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing to cancel on loopback
