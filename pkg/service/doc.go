@@ -19,7 +19,8 @@
 // # Admin server
 //
 // On ADMIN_ADDR: /livez, /readyz (200 "ready", or 503 with one line "name: reason" for each check that fails) and
-// /metrics for Prometheus.
+// /metrics for Prometheus. "program --check readyz" (or livez) asks the process that runs with the same settings, prints
+// its answer and exits with 0 or 1: a health check for containers that have no shell.
 //
 // # Several services in one process
 //

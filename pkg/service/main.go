@@ -34,7 +34,7 @@ type Config struct {
 	LogFormat       LogFormat     `env:"LOG_FORMAT" envDefault:"auto" help:"json, text, or auto: text on a terminal"`
 	AdminAddr       string        `env:"ADMIN_ADDR" envDefault:":8081" help:"address of /livez, /readyz and /metrics; off: none"`
 	AdminPprof      bool          `env:"ADMIN_PPROF" envDefault:"false" help:"serve Go profiles at /debug/pprof/ of ADMIN_ADDR"`
-	InstanceID      string        `env:"INSTANCE_ID" example:"sender-0" help:"name of this process, in no other living one: the pod's name; default: random"`
+	InstanceID      string        `env:"INSTANCE_ID" example:"sender-0" help:"name of this process, in no other living one: the pod's name; hostname: that of the machine or container; default: random"`
 	Cluster         string        `env:"ZNS_CLUSTER" envDefault:"default" help:"name of this installation, in ce_source and in the key of tracking_id; another one for staging on the same OA"`
 	ShutdownTimeout time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"10s" help:"for what is cleaned up after the work was drained"`
 }
@@ -76,6 +76,8 @@ func run(p Program, args, environ []string, stdout io.Writer, stderr *os.File) i
 		case "--version", "version":
 			fmt.Fprintf(stdout, "%s %s\n", p.Name, Version())
 			return exitOK
+		case "--check":
+			return checkRunning(strings.Join(args[1:], " "), environ, stdout, stderr)
 		}
 		fmt.Fprintf(stderr, "%s: unknown argument %q; settings are environment variables, see %s --help\n", p.Name, args[0], p.Name)
 		return exitUsage
@@ -180,7 +182,7 @@ func onceAMinute(log *slog.Logger) otel.ErrorHandlerFunc {
 }
 
 func usage(w io.Writer, p Program, settings []any) {
-	fmt.Fprintf(w, "%s\n\nUsage: %s [--help | --version]\n\nSettings, as environment variables (of a secret also NAME_FILE, a file that holds it; ZNS_CONFIG names a YAML file):\n\n", strings.TrimSpace(p.Help), p.Name)
+	fmt.Fprintf(w, "%s\n\nUsage: %s [--help | --version | --check livez | --check readyz]\n\nSettings, as environment variables (of a secret also NAME_FILE, a file that holds it; ZNS_CONFIG names a YAML file):\n\n", strings.TrimSpace(p.Help), p.Name)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range config.Describe(settings...) {
 		def := s.Default

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -45,8 +46,15 @@ type cleanup struct {
 	run  func(context.Context) error
 }
 
-// New returns a service with a fresh registry. An empty instance becomes a random one, a nil log discards.
+// byHostname is the INSTANCE_ID that stands for the name of the machine or container.
+const byHostname = "hostname"
+
+// New returns a service with a fresh registry. An empty instance becomes a random one, "hostname" the machine's or
+// container's name; a nil log discards.
 func New(name, instance, cluster string, log *slog.Logger, tracer *telemetry.Tracer) *Service {
+	if instance == byHostname {
+		instance, _ = os.Hostname() // without a name a random one serves
+	}
 	if instance == "" {
 		instance = strings.ToLower(rand.Text()[:10])
 	}
@@ -141,8 +149,15 @@ func (s *Service) collectProcess() {
 	s.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info)
 }
 
-// Version returns the version of the program: the module's, else the commit, else "devel".
+// version is set by the linker where images are built: there is no repository to read it from.
+var version string
+
+// Version returns the version of the program: that given to the linker, else the module's, else the commit, else
+// "devel".
 func Version() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"
