@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	oav1 "github.com/znshub/znshub/proto/oa/v1"
@@ -119,7 +120,10 @@ func Table() []Spec {
 			Name: Status, Message: &znsv1.Status{}, Key: "notification_id", Writer: "webhook-ingest",
 			Policy: CompactDelete, Retention: 90 * day,
 		}),
-		{Name: Control, Key: "scope", Writer: "operators", Policy: Compact, Retention: Forever},
+		typed(Spec{
+			Name: Control, Message: &controlv1.Command{}, Key: "scope, with #command_id for what is done once", Writer: "operators (zns)",
+			Policy: Compact, Retention: Forever, AppendTime: true,
+		}),
 		typed(Spec{
 			Name: OAFollow, Message: &oav1.Follow{}, Key: "oa_id/user_id", Writer: "webhook-ingest",
 			Policy: Delete, Retention: 7 * day,
@@ -160,7 +164,7 @@ func ForInput(input string) []Spec {
 
 // ForSender lists the topics that a sender on the given input topic needs.
 func ForSender(input string) []Spec {
-	return append(ForInput(input), mustFind(Sent), mustFind(Failed), mustFind(Unresolved), mustFind(Callback))
+	return append(ForInput(input), mustFind(Sent), mustFind(Failed), mustFind(Unresolved), mustFind(Callback), mustFind(Control))
 }
 
 // ForIngest lists the topics that webhook-ingest needs.

@@ -77,7 +77,7 @@ func TestOwnInputTopicHasItsLedgerAndDLQ(t *testing.T) {
 	}
 	want := []string{
 		"urgent.requested", "urgent.requested.ledger", "urgent.requested.dlq",
-		"zns.sent", "zns.failed", "zns.unresolved", "zalo.callback",
+		"zns.sent", "zns.failed", "zns.unresolved", "zalo.callback", "zns.control",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("topics of a sender (-want +got):\n%s", diff)

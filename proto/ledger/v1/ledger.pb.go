@@ -213,6 +213,10 @@ const (
 	StepKind_STEP_KIND_DUPLICATE StepKind = 11
 	// Steps that no longer fit stood here.
 	StepKind_STEP_KIND_TRUNCATED StepKind = 12
+	// An operator's command was obeyed: code is a number of control.v1.Action.
+	StepKind_STEP_KIND_OPERATOR StepKind = 13
+	// A redrive opened it again after it had failed.
+	StepKind_STEP_KIND_REDRIVEN StepKind = 14
 )
 
 // Enum value maps for StepKind.
@@ -231,6 +235,8 @@ var (
 		10: "STEP_KIND_FAILED",
 		11: "STEP_KIND_DUPLICATE",
 		12: "STEP_KIND_TRUNCATED",
+		13: "STEP_KIND_OPERATOR",
+		14: "STEP_KIND_REDRIVEN",
 	}
 	StepKind_value = map[string]int32{
 		"STEP_KIND_UNSPECIFIED":          0,
@@ -246,6 +252,8 @@ var (
 		"STEP_KIND_FAILED":               10,
 		"STEP_KIND_DUPLICATE":            11,
 		"STEP_KIND_TRUNCATED":            12,
+		"STEP_KIND_OPERATOR":             13,
+		"STEP_KIND_REDRIVEN":             14,
 	}
 )
 
@@ -467,8 +475,17 @@ type Entry struct {
 	DueMs int64 `protobuf:"varint,29,opt,name=due_ms,json=dueMs,proto3" json:"due_ms,omitempty"`
 	// Every attempt so far, for the events: at most the last 16.
 	AttemptResults []*AttemptResult `protobuf:"bytes,30,rep,name=attempt_results,json=attemptResults,proto3" json:"attempt_results,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The Official Account, the template and the campaign, once the request is gone: what operators count and filter by.
+	OaId string `protobuf:"bytes,31,opt,name=oa_id,json=oaId,proto3" json:"oa_id,omitempty"`
+	// Set with oa_id.
+	TemplateId string `protobuf:"bytes,32,opt,name=template_id,json=templateId,proto3" json:"template_id,omitempty"`
+	// Set with oa_id.
+	CampaignId string `protobuf:"bytes,33,opt,name=campaign_id,json=campaignId,proto3" json:"campaign_id,omitempty"`
+	// The operator's command, a UUID of 16 bytes, that had it sent again while its outcome was unknown. The same command
+	// is not obeyed twice, whatever dies in between.
+	ResentBy      []byte `protobuf:"bytes,34,opt,name=resent_by,json=resentBy,proto3" json:"resent_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Entry) Reset() {
@@ -711,6 +728,34 @@ func (x *Entry) GetAttemptResults() []*AttemptResult {
 	return nil
 }
 
+func (x *Entry) GetOaId() string {
+	if x != nil {
+		return x.OaId
+	}
+	return ""
+}
+
+func (x *Entry) GetTemplateId() string {
+	if x != nil {
+		return x.TemplateId
+	}
+	return ""
+}
+
+func (x *Entry) GetCampaignId() string {
+	if x != nil {
+		return x.CampaignId
+	}
+	return ""
+}
+
+func (x *Entry) GetResentBy() []byte {
+	if x != nil {
+		return x.ResentBy
+	}
+	return nil
+}
+
 // Attempt is one call to the provider whose outcome is not known.
 type Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -912,7 +957,7 @@ type Step struct {
 	Cause int32 `protobuf:"varint,7,opt,name=cause,proto3" json:"cause,omitempty"`
 	// Until when it waits, for HELD and UNKNOWN, in Unix milliseconds.
 	UntilMs int64 `protobuf:"varint,8,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"`
-	// Which program, where it changed: its INSTANCE_ID.
+	// Which program, where it changed: its INSTANCE_ID. For OPERATOR and REDRIVEN: which command or redrive, a UUID.
 	Owner         string `protobuf:"bytes,9,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1011,6 +1056,161 @@ func (x *Step) GetOwner() string {
 	return ""
 }
 
+// ControlAck stands once in each ledger partition, under a reserved key: what of zns.control its owner has obeyed.
+type ControlAck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lowest format version that a program must read to own this partition.
+	MinReader int32 `protobuf:"varint,1,opt,name=min_reader,json=minReader,proto3" json:"min_reader,omitempty"`
+	// The id of the topic zns.control, 16 bytes. Another id means that it was made anew: nothing of it was obeyed.
+	TopicId []byte `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	// The next offset of each partition of zns.control, by number: every command below it was obeyed.
+	NextOffsets []int64 `protobuf:"varint,3,rep,packed,name=next_offsets,json=nextOffsets,proto3" json:"next_offsets,omitempty"`
+	// What the latest commands that are done once came to, oldest first, at most 32.
+	Results       []*CommandResult `protobuf:"bytes,4,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlAck) Reset() {
+	*x = ControlAck{}
+	mi := &file_ledger_v1_ledger_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlAck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlAck) ProtoMessage() {}
+
+func (x *ControlAck) ProtoReflect() protoreflect.Message {
+	mi := &file_ledger_v1_ledger_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlAck.ProtoReflect.Descriptor instead.
+func (*ControlAck) Descriptor() ([]byte, []int) {
+	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ControlAck) GetMinReader() int32 {
+	if x != nil {
+		return x.MinReader
+	}
+	return 0
+}
+
+func (x *ControlAck) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *ControlAck) GetNextOffsets() []int64 {
+	if x != nil {
+		return x.NextOffsets
+	}
+	return nil
+}
+
+func (x *ControlAck) GetResults() []*CommandResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// CommandResult is what a command came to in one partition.
+type CommandResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The command_id, 16 bytes.
+	CommandId []byte `protobuf:"bytes,1,opt,name=command_id,json=commandId,proto3" json:"command_id,omitempty"`
+	// When it was done, in Unix milliseconds.
+	DoneMs int64 `protobuf:"varint,2,opt,name=done_ms,json=doneMs,proto3" json:"done_ms,omitempty"`
+	// Notifications that it changed.
+	Changed int32 `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"`
+	// Notifications that it would have changed, had it come before their call.
+	TooLate int32 `protobuf:"varint,4,opt,name=too_late,json=tooLate,proto3" json:"too_late,omitempty"`
+	// Notifications of its scope that it is not for.
+	Left          int32 `protobuf:"varint,5,opt,name=left,proto3" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandResult) Reset() {
+	*x = CommandResult{}
+	mi := &file_ledger_v1_ledger_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandResult) ProtoMessage() {}
+
+func (x *CommandResult) ProtoReflect() protoreflect.Message {
+	mi := &file_ledger_v1_ledger_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
+func (*CommandResult) Descriptor() ([]byte, []int) {
+	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CommandResult) GetCommandId() []byte {
+	if x != nil {
+		return x.CommandId
+	}
+	return nil
+}
+
+func (x *CommandResult) GetDoneMs() int64 {
+	if x != nil {
+		return x.DoneMs
+	}
+	return 0
+}
+
+func (x *CommandResult) GetChanged() int32 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *CommandResult) GetTooLate() int32 {
+	if x != nil {
+		return x.TooLate
+	}
+	return 0
+}
+
+func (x *CommandResult) GetLeft() int32 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
 // Receipt is webhook-ingest's state for one delivery callback (topic zalo.callback.ledger). The record's key is
 // "<notification_id>/<hash of dedupe_key>", or "foreign-<hash>/<hash>" for a message that another program sent. Times
 // are Unix milliseconds, 0 meaning none. Published ones keep the fields 1 to 7 only, until their tombstone.
@@ -1056,7 +1256,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_ledger_v1_ledger_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1268,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_ledger_v1_ledger_proto_msgTypes[5]
+	mi := &file_ledger_v1_ledger_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1281,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{5}
+	return file_ledger_v1_ledger_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Receipt) GetMinReader() int32 {
@@ -1214,7 +1414,7 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\vnext_offset\x18\x02 \x01(\x03R\n" +
 	"nextOffset\x12$\n" +
 	"\x0einput_topic_id\x18\x03 \x01(\fR\finputTopicId\x12&\n" +
-	"\x0fledger_topic_id\x18\x04 \x01(\fR\rledgerTopicId\"\x87\t\n" +
+	"\x0fledger_topic_id\x18\x04 \x01(\fR\rledgerTopicId\"\xfb\t\n" +
 	"\x05Entry\x12\x1d\n" +
 	"\n" +
 	"min_reader\x18\x01 \x01(\x05R\tminReader\x12'\n" +
@@ -1254,7 +1454,13 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\n" +
 	"moved_from\x18\x1c \x01(\tR\tmovedFrom\x12\x15\n" +
 	"\x06due_ms\x18\x1d \x01(\x03R\x05dueMs\x12A\n" +
-	"\x0fattempt_results\x18\x1e \x03(\v2\x18.ledger.v1.AttemptResultR\x0eattemptResults\"\xa3\x01\n" +
+	"\x0fattempt_results\x18\x1e \x03(\v2\x18.ledger.v1.AttemptResultR\x0eattemptResults\x12\x13\n" +
+	"\x05oa_id\x18\x1f \x01(\tR\x04oaId\x12\x1f\n" +
+	"\vtemplate_id\x18  \x01(\tR\n" +
+	"templateId\x12\x1f\n" +
+	"\vcampaign_id\x18! \x01(\tR\n" +
+	"campaignId\x12\x1b\n" +
+	"\tresent_by\x18\" \x01(\fR\bresentBy\"\xa3\x01\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x1f\n" +
 	"\vtracking_id\x18\x02 \x01(\tR\n" +
@@ -1283,7 +1489,21 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"durationMs\x12\x14\n" +
 	"\x05cause\x18\a \x01(\x05R\x05cause\x12\x19\n" +
 	"\buntil_ms\x18\b \x01(\x03R\auntilMs\x12\x14\n" +
-	"\x05owner\x18\t \x01(\tR\x05owner\"\xbb\x04\n" +
+	"\x05owner\x18\t \x01(\tR\x05owner\"\x9d\x01\n" +
+	"\n" +
+	"ControlAck\x12\x1d\n" +
+	"\n" +
+	"min_reader\x18\x01 \x01(\x05R\tminReader\x12\x19\n" +
+	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12!\n" +
+	"\fnext_offsets\x18\x03 \x03(\x03R\vnextOffsets\x122\n" +
+	"\aresults\x18\x04 \x03(\v2\x18.ledger.v1.CommandResultR\aresults\"\x90\x01\n" +
+	"\rCommandResult\x12\x1d\n" +
+	"\n" +
+	"command_id\x18\x01 \x01(\fR\tcommandId\x12\x17\n" +
+	"\adone_ms\x18\x02 \x01(\x03R\x06doneMs\x12\x18\n" +
+	"\achanged\x18\x03 \x01(\x05R\achanged\x12\x19\n" +
+	"\btoo_late\x18\x04 \x01(\x05R\atooLate\x12\x12\n" +
+	"\x04left\x18\x05 \x01(\x05R\x04left\"\xbb\x04\n" +
 	"\aReceipt\x12\x1d\n" +
 	"\n" +
 	"min_reader\x18\x01 \x01(\x05R\tminReader\x12\x1d\n" +
@@ -1334,7 +1554,7 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x11HOLD_REASON_ORDER\x10\t\x12\x17\n" +
 	"\x13HOLD_REASON_ACCOUNT\x10\n" +
 	"\x12\x18\n" +
-	"\x14HOLD_REASON_OPERATOR\x10\v*\xc6\x02\n" +
+	"\x14HOLD_REASON_OPERATOR\x10\v*\xf6\x02\n" +
 	"\bStepKind\x12\x19\n" +
 	"\x15STEP_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12STEP_KIND_ACCEPTED\x10\x01\x12\x12\n" +
@@ -1349,7 +1569,9 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\x10STEP_KIND_FAILED\x10\n" +
 	"\x12\x17\n" +
 	"\x13STEP_KIND_DUPLICATE\x10\v\x12\x17\n" +
-	"\x13STEP_KIND_TRUNCATED\x10\f*e\n" +
+	"\x13STEP_KIND_TRUNCATED\x10\f\x12\x16\n" +
+	"\x12STEP_KIND_OPERATOR\x10\r\x12\x16\n" +
+	"\x12STEP_KIND_REDRIVEN\x10\x0e*e\n" +
 	"\fReceiptState\x12\x1d\n" +
 	"\x19RECEIPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15RECEIPT_STATE_WAITING\x10\x01\x12\x1b\n" +
@@ -1368,7 +1590,7 @@ func file_ledger_v1_ledger_proto_rawDescGZIP() []byte {
 }
 
 var file_ledger_v1_ledger_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_ledger_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_ledger_v1_ledger_proto_goTypes = []any{
 	(State)(0),                       // 0: ledger.v1.State
 	(HoldReason)(0),                  // 1: ledger.v1.HoldReason
@@ -1379,26 +1601,29 @@ var file_ledger_v1_ledger_proto_goTypes = []any{
 	(*Attempt)(nil),                  // 6: ledger.v1.Attempt
 	(*AttemptResult)(nil),            // 7: ledger.v1.AttemptResult
 	(*Step)(nil),                     // 8: ledger.v1.Step
-	(*Receipt)(nil),                  // 9: ledger.v1.Receipt
-	(v1.Category)(0),                 // 10: notification.v1.Category
-	(*v1.NotificationRequested)(nil), // 11: notification.v1.NotificationRequested
+	(*ControlAck)(nil),               // 9: ledger.v1.ControlAck
+	(*CommandResult)(nil),            // 10: ledger.v1.CommandResult
+	(*Receipt)(nil),                  // 11: ledger.v1.Receipt
+	(v1.Category)(0),                 // 12: notification.v1.Category
+	(*v1.NotificationRequested)(nil), // 13: notification.v1.NotificationRequested
 }
 var file_ledger_v1_ledger_proto_depIdxs = []int32{
 	0,  // 0: ledger.v1.Entry.state:type_name -> ledger.v1.State
-	10, // 1: ledger.v1.Entry.category:type_name -> notification.v1.Category
-	11, // 2: ledger.v1.Entry.request:type_name -> notification.v1.NotificationRequested
+	12, // 1: ledger.v1.Entry.category:type_name -> notification.v1.Category
+	13, // 2: ledger.v1.Entry.request:type_name -> notification.v1.NotificationRequested
 	6,  // 3: ledger.v1.Entry.open_attempts:type_name -> ledger.v1.Attempt
 	1,  // 4: ledger.v1.Entry.hold_reason:type_name -> ledger.v1.HoldReason
 	8,  // 5: ledger.v1.Entry.history:type_name -> ledger.v1.Step
 	7,  // 6: ledger.v1.Entry.attempt_results:type_name -> ledger.v1.AttemptResult
 	2,  // 7: ledger.v1.Step.kind:type_name -> ledger.v1.StepKind
 	1,  // 8: ledger.v1.Step.hold_reason:type_name -> ledger.v1.HoldReason
-	3,  // 9: ledger.v1.Receipt.state:type_name -> ledger.v1.ReceiptState
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	10, // 9: ledger.v1.ControlAck.results:type_name -> ledger.v1.CommandResult
+	3,  // 10: ledger.v1.Receipt.state:type_name -> ledger.v1.ReceiptState
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_ledger_v1_ledger_proto_init() }
@@ -1412,7 +1637,7 @@ func file_ledger_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ledger_v1_ledger_proto_rawDesc), len(file_ledger_v1_ledger_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
