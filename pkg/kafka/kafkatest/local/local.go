@@ -9,6 +9,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"embed"
@@ -56,6 +57,12 @@ type Options struct {
 	// that was killed comes back to the controller of before the kill: that fences its old registration while it writes
 	// the markers of transactions, and Kafka 4.3.1 then drops the markers of those that were being committed.
 	Controller bool
+	// Advertise adds a listener for each of these addresses. Who comes in through it is told that the broker is at that
+	// address, so that all its connections go through what listens there, such as a proxy. See [Broker.ListensFor].
+	Advertise []string
+	// Data is an existing folder for the broker's log, for example on a small file system; Stop leaves it. Empty: a
+	// temporary one.
+	Data string
 }
 
 // Broker is one Kafka process, broker and controller.
@@ -67,6 +74,8 @@ type Broker struct {
 	process *process // nil while it is down
 
 	controller *process // nil: the broker is its own
+
+	listeners map[string]string // by advertised address
 }
 
 // Start fetches the jars when they are not here yet, formats a new data folder and starts a broker on it. It returns
@@ -97,9 +106,13 @@ func create(ctx context.Context, jars string, opts Options) (*Broker, error) {
 		opts.Heap = "512m"
 	}
 	b := &Broker{dir: dir, jars: jars, opts: opts}
-	ports, err := FreePorts(2)
+	ports, err := FreePorts(2 + len(opts.Advertise))
 	if err == nil {
 		b.addr = ports[0]
+		b.listeners = map[string]string{}
+		for i, advertised := range opts.Advertise {
+			b.listeners[advertised] = ports[2+i]
+		}
 		err = b.configure(ports[1])
 	}
 	if err == nil {
@@ -139,12 +152,29 @@ const (
 // Addr is the broker's host:port; it stays the same over Kill and Restart.
 func (b *Broker) Addr() string { return b.addr }
 
+// ListensFor is where the broker listens for those who are told that it is at the given address, one of
+// Options.Advertise.
+func (b *Broker) ListensFor(advertised string) string { return b.listeners[advertised] }
+
 // Pid is the process id of the running broker, 0 while it is down.
 func (b *Broker) Pid() int {
 	if b.process == nil {
 		return 0
 	}
 	return b.process.pid()
+}
+
+// Running reports whether the broker's process lives: without being asked it ends when its disk fails.
+func (b *Broker) Running() bool {
+	if b.process == nil {
+		return false
+	}
+	select {
+	case <-b.process.ended:
+		return false
+	default:
+		return true
+	}
 }
 
 // LogFile is where the broker's log goes. It is removed with the broker's data.
@@ -183,15 +213,23 @@ func (b *Broker) Stop() error {
 }
 
 func (b *Broker) configure(controller string) error {
+	listeners, advertised, protocols := "PLAINTEXT://"+b.addr, "PLAINTEXT://"+b.addr, "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+	for i, address := range b.opts.Advertise {
+		name := fmt.Sprintf("CLIENT%d", i)
+		listeners += "," + name + "://" + b.listeners[address]
+		advertised += "," + name + "://" + address
+		protocols += "," + name + ":PLAINTEXT"
+	}
 	set := map[string]string{
-		"listeners":                "PLAINTEXT://" + b.addr + ",CONTROLLER://" + controller,
-		"advertised.listeners":     "PLAINTEXT://" + b.addr,
-		"controller.quorum.voters": "1@" + controller,
-		"log.dirs":                 filepath.Join(b.dir, "data"),
+		"listeners":                      listeners + ",CONTROLLER://" + controller,
+		"advertised.listeners":           advertised,
+		"listener.security.protocol.map": protocols,
+		"controller.quorum.voters":       "1@" + controller,
+		"log.dirs":                       cmp.Or(b.opts.Data, filepath.Join(b.dir, "data")),
 	}
 	if b.opts.Controller {
 		set["process.roles"] = "broker"
-		set["listeners"] = "PLAINTEXT://" + b.addr
+		set["listeners"] = listeners
 		set["controller.quorum.voters"] = "100@" + controller
 		if err := b.writeSettings(controllerFile, map[string]string{
 			"process.roles":            "controller",

@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -135,6 +138,71 @@ func TestDataAndAddressSurviveKillAndPause(t *testing.T) {
 	text, _ := os.ReadFile(b.LogFile())
 	if !strings.Contains(string(text), "shut down completed") {
 		t.Errorf("Terminate did not wait for a clean shutdown:\n%s", text)
+	}
+}
+
+// Who comes in through an advertised address is sent nowhere else; the data lies where it was asked for.
+func TestAdvertisedAddress(t *testing.T) {
+	need(t)
+	proxy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	data := t.TempDir()
+	b, err := local.Start(t.Context(), local.Options{Advertise: []string{proxy.Addr().String()}, Data: data, QuickStart: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Stop(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(data, "meta.properties")); err != nil {
+			t.Errorf("the data went with the broker: %v", err)
+		}
+	}()
+	go func() {
+		for {
+			in, err := proxy.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", b.ListensFor(proxy.Addr().String()))
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(out, in); out.Close() }()
+			go func() { _, _ = io.Copy(in, out); in.Close() }()
+		}
+	}()
+	var mu sync.Mutex
+	dialled := map[string]bool{}
+	client, err := kgo.NewClient(kgo.SeedBrokers(proxy.Addr().String()), kgo.Dialer(func(ctx context.Context, network, address string) (net.Conn, error) {
+		mu.Lock()
+		dialled[address] = true
+		mu.Unlock()
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	if _, err := admin.CreateTopic(t.Context(), 1, 1, nil, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "a", Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(dialled) != 1 || !dialled[proxy.Addr().String()] {
+		t.Errorf("the client went to %v", dialled)
+	}
+	if !b.Running() {
+		t.Error("the broker does not run")
 	}
 }
 
