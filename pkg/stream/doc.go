@@ -27,7 +27,7 @@
 // # What blocks, and what is bounded
 //
 // [Engine.Run] blocks until its context ends and everything is given up. [Engine.Wake] and [Engine.Status] never
-// block. [Engine.Do] waits for the tick under way. Each call to a broker under the tick lock has a deadline of five
+// block. [Engine.Do] waits for the tick under way. [Engine.ReadLedger] waits for brokers, never for a tick. Each call to a broker under the tick lock has a deadline of five
 // seconds, so that a tick on a hung broker ends within half a minute. A partition's queue holds at most one fetch more
 // than a thousand records or 4 MiB; above that, and while Handler.Full says so, its fetching pauses: nothing is
 // dropped. At most eight partitions are restored at the same time.

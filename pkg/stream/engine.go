@@ -55,11 +55,14 @@ type Engine struct {
 	client *kgo.Client // consumer of the group
 	admin  *kgo.Client // requests that belong to no member and no transaction
 	adm    *kadm.Client
-	guard  guarded // what the guard found at the start
+	reader *kgo.Client // of ReadLedger: its requests do not queue behind those of restores
+	guard  guarded     // what the guard found at the start
 
 	ledgerParts atomic.Int32
-	wake        chan struct{} // holds at most one token
-	slots       chan struct{} // bounds concurrent restores
+	leaders     atomic.Pointer[map[int32]int32] // of the ledger's partitions, as seen last
+	reads       chan struct{}                   // bounds the requests of ReadLedger
+	wake        chan struct{}                   // holds at most one token
+	slots       chan struct{}                   // bounds concurrent restores
 	stop        context.CancelCauseFunc
 	background  sync.WaitGroup // what else Run waits for at its end: clients that are being closed
 	started     atomic.Bool
@@ -114,6 +117,7 @@ func New(cfg Config) (*Engine, error) {
 		wake:        make(chan struct{}, 1),
 		mu:          make(tickLock, 1),
 		slots:       make(chan struct{}, restoresAtOnce),
+		reads:       make(chan struct{}, readsAtOnce),
 		poison:      map[poisonKey]error{},
 		parts:       map[int32]*part{},
 	}
@@ -149,6 +153,10 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	defer e.admin.Close()
 	e.adm = kadm.NewClient(e.admin)
 	e.adm.SetTimeoutMillis(int32(callTimeout.Milliseconds()))
+	if e.reader, err = kgo.NewClient(e.options(kgo.MetadataMinAge(50 * time.Millisecond))...); err != nil {
+		return fmt.Errorf("open the client for reading: %w", err)
+	}
+	defer e.reader.Close()
 
 	if err := e.checkAtStart(ctx); err != nil {
 		return stopped(ctx, err)

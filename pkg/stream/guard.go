@@ -149,6 +149,7 @@ func (e *Engine) checkTopics(ctx context.Context) (found topics, err error) {
 	if want := min(3, len(meta.Brokers)); replicas < want && e.quiet.pass("replicas") {
 		e.log.Warn("the ledger is the only copy of the state and has too few replicas", "topic", e.cfg.Ledger, "replicas", replicas, "wanted", want)
 	}
+	e.leaders.Store(&found.ledger.leaders)
 	e.ledgerParts.Store(n)
 	return found, nil
 }

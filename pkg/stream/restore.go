@@ -158,53 +158,19 @@ func (r *reader) read(stored storedOffset) error {
 
 // fetch reads on. When nothing is to be had because a transaction is open it waits a moment.
 func (r *reader) fetch(leader int32) error {
-	req := kmsg.NewPtrFetchRequest()
-	// No waiting at the broker: all restores share one connection to it, and would wait for each other.
-	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = 0, 0, restoreBytes
-	req.IsolationLevel = 1
-	req.SessionEpoch = -1 // no fetch session
-	topic := kmsg.NewFetchRequestTopic()
-	topic.Topic, topic.TopicID = r.e.cfg.Ledger, r.topics.ledger.id
-	part := kmsg.NewFetchRequestTopicPartition()
-	part.Partition, part.FetchOffset, part.PartitionMaxBytes = r.p.id, r.offset, restoreBytes
-	topic.Partitions = append(topic.Partitions, part)
-	req.Topics = append(req.Topics, topic)
-	ctx, cancel := context.WithTimeout(r.p.ctx, 2*callTimeout)
-	defer cancel()
-	answer, err := r.e.admin.Broker(int(leader)).RetriableRequest(ctx, req)
+	got, err := r.e.fetchLedger(r.p.ctx, r.e.admin, leader, r.topics.ledger.id, r.p.id, r.offset, restoreBytes)
 	if err != nil {
-		return fmt.Errorf("read the ledger: %w", err)
-	}
-	resp := answer.(*kmsg.FetchResponse)
-	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-		return fmt.Errorf("read the ledger: %w", err)
-	}
-	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		if resp.ThrottleMillis > 0 {
-			sleep(r.p.ctx, restoreWait)
-			return nil
-		}
-		return errors.New("read the ledger: the answer is not about the partition")
-	}
-	got := &resp.Topics[0].Partitions[0]
-	if err := kerr.ErrorForCode(got.ErrorCode); err != nil {
 		return fmt.Errorf("read the ledger at offset %d: %w", r.offset, err)
 	}
-	fetched, next := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
-		Offset: r.offset, IsolationLevel: kgo.ReadCommitted(), Topic: r.e.cfg.Ledger, Partition: r.p.id,
-	}, got, kgo.DefaultDecompressor(), nil)
-	if fetched.Err != nil {
-		return fmt.Errorf("decode the ledger at offset %d: %w", r.offset, fetched.Err)
-	}
-	for _, rec := range fetched.Records {
+	for _, rec := range got.records {
 		if err := r.take(rec); err != nil {
 			return err
 		}
 	}
 	switch {
-	case next > r.offset:
-		r.offset = next
-	case len(got.RecordBatches) == 0 && got.LastStableOffset >= r.end && resp.ThrottleMillis == 0:
+	case got.next > r.offset:
+		r.offset = got.next
+	case got.nothing && got.stable >= r.end:
 		r.offset = r.end // compaction has removed what was between here and the end
 	default:
 		sleep(r.p.ctx, restoreWait)

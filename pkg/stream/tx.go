@@ -106,15 +106,26 @@ func (u *Unit) Poison() error { return u.poison }
 
 // Ledger writes the state kept under key in the ledger of the unit's partition; a nil value is a tombstone.
 // A partition without a ledger and the reserved [PositionKey] are programmer errors.
-func (u *Unit) Ledger(key string, value []byte) {
+func (u *Unit) Ledger(key string, value []byte) *Written {
 	switch {
 	case !u.p.ledgered:
 		panic(fmt.Sprintf("stream: input partition %d has no ledger: it is a front door", u.p.id))
 	case key == PositionKey:
 		panic("stream: the key of the position record is reserved")
 	}
-	u.add(&kgo.Record{Topic: u.tx.e.cfg.Ledger, Partition: u.p.id, Key: []byte(key), Value: value})
+	w := &Written{kgo.Record{Topic: u.tx.e.cfg.Ledger, Partition: u.p.id, Key: []byte(key), Value: value}}
+	u.add(&w.record)
+	return w
 }
+
+// Written is a ledger record on its way. It holds the whole record: keep its offset, not itself.
+type Written struct{ record kgo.Record }
+
+// Offset is the record's place in its ledger partition, for [Engine.ReadLedger]. It is valid from OnCommit on.
+func (w *Written) Offset() int64 { return w.record.Offset }
+
+// WrittenAt is a ledger record at offset, for programs that test their Handler without an Engine.
+func WrittenAt(offset int64) *Written { return &Written{kgo.Record{Offset: offset}} }
 
 // Publish writes r to r.Topic. Partition -1 chooses by murmur2 of the key. Offset is ignored; a zero Time means now.
 func (u *Unit) Publish(r kafka.Record) {

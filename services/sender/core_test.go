@@ -17,6 +17,7 @@ import (
 	"github.com/znshub/znshub/pkg/config"
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/service"
+	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/zalo"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
@@ -31,6 +32,7 @@ type core struct {
 	h      *handler
 	now    time.Time
 	ledger map[int32][]kafka.Record // committed, in order
+	ends   map[int32]int64          // the latest offset of each ledger partition
 	out    []kafka.Record           // committed publications
 	calls  []*call                  // begun and not answered
 	full   bool
@@ -62,7 +64,7 @@ func newCore(t testing.TB, change ...func(*Config)) *core {
 	}
 	s.of(service.New("sender", "test", "default", nil, nil))
 	s.partitions = func() int32 { return 2 }
-	c := &core{t: t, now: time.Now(), ledger: map[int32][]kafka.Record{}, poison: map[string]error{}, close: map[int32]bool{}}
+	c := &core{t: t, now: time.Now(), ledger: map[int32][]kafka.Record{}, ends: map[int32]int64{}, poison: map[string]error{}, close: map[int32]bool{}}
 	h := &handler{
 		settings: s, log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()), parts: map[int32]*partition{},
 		rules:  rules{unresolvedAfter: cfg.UnresolvedAfter.Milliseconds(), orderWait: cfg.OrderWait.Milliseconds(), watch: watchFailed.Milliseconds()},
@@ -98,7 +100,7 @@ func (c *core) own(parts ...int32) {
 // successor is another program that takes over what this one's ledger holds.
 func (c *core) successor() *core {
 	n := newCore(c.t)
-	n.h.settings, n.h.rules, n.now, n.ledger, n.offset = c.h.settings, c.h.rules, c.now, c.ledger, c.offset
+	n.h.settings, n.h.rules, n.now, n.ledger, n.ends, n.offset = c.h.settings, c.h.rules, c.now, c.ledger, c.ends, c.offset
 	n.h.Dropped(0)
 	n.h.Dropped(1)
 	n.own(0, 1)
@@ -136,8 +138,10 @@ func (u *fakeUnit) Now() time.Time          { return u.c.now }
 func (u *fakeUnit) Partition() int32        { return u.p }
 func (u *fakeUnit) LedgerPartitions() int32 { return 2 }
 func (u *fakeUnit) Poison() error           { return u.c.poison[u.key] }
-func (u *fakeUnit) Ledger(key string, v []byte) {
-	u.ledger = append(u.ledger, kafka.Record{Partition: u.p, Key: []byte(key), Value: v})
+func (u *fakeUnit) Ledger(key string, v []byte) *stream.Written {
+	u.c.ends[u.p]++ // what is aborted has a place too
+	u.ledger = append(u.ledger, kafka.Record{Partition: u.p, Offset: u.c.ends[u.p], Key: []byte(key), Value: v})
+	return stream.WrittenAt(u.c.ends[u.p])
 }
 func (u *fakeUnit) Publish(r kafka.Record) { u.out = append(u.out, r) }
 func (u *fakeUnit) OnCommit(f func())      { u.commit = append(u.commit, f) }

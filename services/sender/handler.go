@@ -17,7 +17,7 @@ type unit interface {
 	Partition() int32
 	LedgerPartitions() int32
 	Poison() error
-	Ledger(key string, value []byte)
+	Ledger(key string, value []byte) *stream.Written // its Offset counts from OnCommit on
 	Publish(kafka.Record)
 	OnCommit(func())
 	OnAbort(func())
