@@ -261,6 +261,13 @@ func (r *Reader) Positions() map[int32]int64 {
 	return maps.Clone(r.positions)
 }
 
+// TopicID is the id of the topic that the positions belong to. It changes when the topic is deleted and made again.
+func (r *Reader) TopicID() [16]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.topicID
+}
+
 // Close ends the Reader and a Poll that waits.
 func (r *Reader) Close() {
 	r.mu.Lock()
