@@ -112,13 +112,13 @@ func Table() []Spec {
 			Policy: Delete, Retention: 7 * day, AppendTime: true, MaxMessageBytes: callbackBytes, Beside: Sent,
 		},
 		ledger(CallbackLedger, &ledgerv1.Receipt{}, "subject", "webhook-ingest", Callback),
-		event(Delivered, &znsv1.Delivered{}, "webhook-ingest", ""),
-		event(Overdue, &znsv1.Overdue{}, "webhook-ingest", ""),
+		event(Delivered, &znsv1.Delivered{}, "webhook-ingest", Sent),
+		event(Overdue, &znsv1.Overdue{}, "webhook-ingest", Sent),
 		event(Feedback, &znsv1.Feedback{}, "webhook-ingest", ""),
 		event(Reply, &znsv1.Reply{}, "webhook-ingest", ""),
 		typed(Spec{
 			Name: Status, Message: &znsv1.Status{}, Key: "notification_id", Writer: "webhook-ingest",
-			Policy: CompactDelete, Retention: 90 * day,
+			Policy: CompactDelete, Retention: 90 * day, Beside: Sent,
 		}),
 		typed(Spec{
 			Name: Control, Message: &controlv1.Command{}, Key: "scope, with #command_id for what is done once", Writer: "operators (zns)",
@@ -170,8 +170,8 @@ func ForSender(input string) []Spec {
 // ForIngest lists the topics that webhook-ingest needs.
 func ForIngest() []Spec {
 	return []Spec{
-		mustFind(Callback), mustFind(CallbackLedger), mustFind(Delivered),
-		mustFind(Sent), mustFind(Failed), mustFind(Unresolved),
+		mustFind(Callback), mustFind(CallbackLedger), mustFind(Delivered), mustFind(Overdue), mustFind(Status),
+		mustFind(Sent), mustFind(Failed), mustFind(Unresolved), mustFind(OATemplate), mustFind(OAQuota),
 	}
 }
 

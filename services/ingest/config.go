@@ -40,12 +40,15 @@ type Config struct {
 
 // Topics are the names of the topics.
 type Topics struct {
-	Callback, Ledger, Delivered, Sent, Failed, Unresolved string
+	Callback, Ledger, Delivered, Overdue, Status, Sent, Failed, Unresolved, Template, Quota string
 }
 
 // DefaultTopics are the contract's.
 func DefaultTopics() Topics {
-	return Topics{topic.Callback, topic.CallbackLedger, topic.Delivered, topic.Sent, topic.Failed, topic.Unresolved}
+	return Topics{
+		Callback: topic.Callback, Ledger: topic.CallbackLedger, Delivered: topic.Delivered, Overdue: topic.Overdue, Status: topic.Status,
+		Sent: topic.Sent, Failed: topic.Failed, Unresolved: topic.Unresolved, Template: topic.OATemplate, Quota: topic.OAQuota,
+	}
 }
 
 // maxBudget leaves the disk time within the budget of a request.

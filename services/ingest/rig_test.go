@@ -65,7 +65,8 @@ func newWorld(tb testing.TB, server *kafkatest.Server, partitions int32) *world 
 	tb.Helper()
 	id := kafkatest.Name("t")
 	w := &world{tb: tb, server: server, partitions: partitions, group: id + "-group", topics: Topics{
-		id + ".callback", id + ".callback.ledger", id + ".delivered", id + ".sent", id + ".failed", id + ".unresolved",
+		Callback: id + ".callback", Ledger: id + ".callback.ledger", Delivered: id + ".delivered", Overdue: id + ".overdue", Status: id + ".status",
+		Sent: id + ".sent", Failed: id + ".failed", Unresolved: id + ".unresolved", Template: id + ".template", Quota: id + ".quota",
 	}}
 	admin, err := kafka.NewAdmin(w.client()...)
 	if err != nil {
@@ -79,7 +80,9 @@ func newWorld(tb testing.TB, server *kafkatest.Server, partitions int32) *world 
 	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		_ = admin.Delete(ctx, w.topics.Callback, w.topics.Ledger, w.topics.Delivered, w.topics.Sent, w.topics.Failed, w.topics.Unresolved)
+		for _, s := range specs {
+			_ = admin.Delete(ctx, s.Name)
+		}
 	})
 	if w.writer, err = kafka.NewWriter(w.client()...); err != nil {
 		tb.Fatal(err)

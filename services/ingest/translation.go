@@ -51,15 +51,17 @@ func (g *Ingest) checkTopics(ctx context.Context) (wrong, err error) {
 	return g.checkCounts(ctx, admin)
 }
 
-// checkCounts demands what the join rests on: a notification has the same partition number in all of these topics.
+// checkCounts demands what the join and zns.status rest on: a notification has the same partition number in all of
+// these topics.
 func (g *Ingest) checkCounts(ctx context.Context, admin *kafka.Admin) (wrong, err error) {
 	t := g.cfg.Topics
-	topics, err := admin.Topics(ctx, t.Callback, t.Ledger, t.Sent, t.Failed, t.Unresolved)
+	beside := []string{t.Callback, t.Sent, t.Failed, t.Unresolved, t.Delivered, t.Overdue, t.Status}
+	topics, err := admin.Topics(ctx, append(beside, t.Ledger)...)
 	if err != nil {
 		return nil, err
 	}
 	want := topics[t.Ledger].Partitions
-	for _, name := range []string{t.Callback, t.Sent, t.Failed, t.Unresolved} {
+	for _, name := range beside {
 		if got := topics[name].Partitions; got != want {
 			return fmt.Errorf("topic %s has %d partitions and %s has %d: receipts could not find their sends; make the topics anew with equal counts (zns topics ensure)",
 				name, got, t.Ledger, want), nil
@@ -70,9 +72,10 @@ func (g *Ingest) checkCounts(ctx context.Context, admin *kafka.Admin) (wrong, er
 
 // specs are the contract's, under the names in use.
 func (g *Ingest) specs() []topic.Spec {
+	t := g.cfg.Topics
 	names := map[string]string{
-		topic.Callback: g.cfg.Topics.Callback, topic.CallbackLedger: g.cfg.Topics.Ledger, topic.Delivered: g.cfg.Topics.Delivered,
-		topic.Sent: g.cfg.Topics.Sent, topic.Failed: g.cfg.Topics.Failed, topic.Unresolved: g.cfg.Topics.Unresolved,
+		topic.Callback: t.Callback, topic.CallbackLedger: t.Ledger, topic.Delivered: t.Delivered, topic.Overdue: t.Overdue, topic.Status: t.Status,
+		topic.Sent: t.Sent, topic.Failed: t.Failed, topic.Unresolved: t.Unresolved, topic.OATemplate: t.Template, topic.OAQuota: t.Quota,
 	}
 	specs := topic.ForIngest()
 	for i := range specs {

@@ -841,9 +841,11 @@ type Sent struct {
 	// Why this channel was chosen, when the request listed several.
 	ChannelReason string `protobuf:"bytes,36,opt,name=channel_reason,json=channelReason,proto3" json:"channel_reason,omitempty"`
 	// True when this revises an earlier zns.failed with reason UNRESOLVED.
-	Corrects      bool `protobuf:"varint,37,opt,name=corrects,proto3" json:"corrects,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Corrects bool `protobuf:"varint,37,opt,name=corrects,proto3" json:"corrects,omitempty"`
+	// When zns.overdue follows unless a receipt came before: set when the request had deliver_within.
+	ReceiptDueTime *timestamppb.Timestamp `protobuf:"bytes,38,opt,name=receipt_due_time,json=receiptDueTime,proto3" json:"receipt_due_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Sent) Reset() {
@@ -1077,6 +1079,13 @@ func (x *Sent) GetCorrects() bool {
 		return x.Corrects
 	}
 	return false
+}
+
+func (x *Sent) GetReceiptDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReceiptDueTime
+	}
+	return nil
 }
 
 // Delivered says that the message reached the phone (topic zns.delivered).
@@ -1942,7 +1951,7 @@ func (x *Unresolved) GetFallback() map[string]string {
 }
 
 // Overdue says that a message was sent and no receipt came within deliver_within. At most once; the receipt may still
-// come (topic zns.overdue; published by a later version of webhook-ingest).
+// come (topic zns.overdue).
 type Overdue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Deterministic id of this event, equal to the header ce_id: a consumer that dedupes by (ce_source, ce_id) sees
@@ -2196,8 +2205,11 @@ func (x *Overdue) GetFallback() map[string]string {
 	return nil
 }
 
-// Status is the latest snapshot of one notification: the upsert table for CRM and analytics (topic zns.status, compacted;
-// published by a later version of webhook-ingest). The phone never stands in it in clear.
+// Status is the latest snapshot of one notification: the upsert table for CRM and analytics (topic zns.status,
+// compacted). The phone never stands in it in clear, whatever the hub's setting for events is. It is a function of the
+// set of events about the notification, whatever their order: a receipt wins over what the sender told, zns.sent over
+// zns.failed and zns.unresolved, of those the later attempt, and zns.failed over zns.unresolved of the same attempt.
+// event_id is "<notification_id>/status/<revision>"; event_time is that of the latest event in it.
 type Status struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Deterministic id of this event, equal to the header ce_id: a consumer that dedupes by (ce_source, ce_id) sees
@@ -2266,7 +2278,44 @@ type Status struct {
 	// Whether it is billed.
 	Billable *bool `protobuf:"varint,40,opt,name=billable,proto3,oneof" json:"billable,omitempty"`
 	// Stars that the person gave, 1 to 5.
-	Rate          *int32 `protobuf:"varint,41,opt,name=rate,proto3,oneof" json:"rate,omitempty"`
+	Rate *int32 `protobuf:"varint,41,opt,name=rate,proto3,oneof" json:"rate,omitempty"`
+	// What the sender last told, whether or not a receipt came: SENT, FAILED or UNRESOLVED. Unset when only a receipt is
+	// known.
+	OutcomeState NotificationState `protobuf:"varint,42,opt,name=outcome_state,json=outcomeState,proto3,enum=zns.v1.NotificationState" json:"outcome_state,omitempty"`
+	// event_id of the zns.sent, zns.failed or zns.unresolved that outcome_state is from.
+	OutcomeEventId string `protobuf:"bytes,43,opt,name=outcome_event_id,json=outcomeEventId,proto3" json:"outcome_event_id,omitempty"`
+	// event_time of that event.
+	OutcomeTime *timestamppb.Timestamp `protobuf:"bytes,44,opt,name=outcome_time,json=outcomeTime,proto3" json:"outcome_time,omitempty"`
+	// event_id of the zns.delivered that delivery_time is from; the first one when several attempts reached the phone.
+	DeliveredEventId string `protobuf:"bytes,45,opt,name=delivered_event_id,json=deliveredEventId,proto3" json:"delivered_event_id,omitempty"`
+	// When the hub received Zalo's callback.
+	CallbackTime *timestamppb.Timestamp `protobuf:"bytes,46,opt,name=callback_time,json=callbackTime,proto3" json:"callback_time,omitempty"`
+	// How the hub learnt of the delivery.
+	ReceiptSource ReceiptSource `protobuf:"varint,47,opt,name=receipt_source,json=receiptSource,proto3,enum=zns.v1.ReceiptSource" json:"receipt_source,omitempty"`
+	// event_id of the zns.overdue that was published.
+	OverdueEventId string `protobuf:"bytes,48,opt,name=overdue_event_id,json=overdueEventId,proto3" json:"overdue_event_id,omitempty"`
+	// When the receipt was due, in a notification that was overdue.
+	OverdueTime *timestamppb.Timestamp `protobuf:"bytes,49,opt,name=overdue_time,json=overdueTime,proto3" json:"overdue_time,omitempty"`
+	// How the hub learnt that it was sent.
+	OutcomeSource OutcomeSource `protobuf:"varint,50,opt,name=outcome_source,json=outcomeSource,proto3,enum=zns.v1.OutcomeSource" json:"outcome_source,omitempty"`
+	// True when zns.sent revised an earlier zns.failed with reason UNRESOLVED.
+	Corrects bool `protobuf:"varint,51,opt,name=corrects,proto3" json:"corrects,omitempty"`
+	// Price of the message in VND, when the template's price is known.
+	PriceVnd *int32 `protobuf:"varint,52,opt,name=price_vnd,json=priceVnd,proto3,oneof" json:"price_vnd,omitempty"`
+	// The delivery window's end: a later delivery is not billed.
+	DeliverBy *timestamppb.Timestamp `protobuf:"bytes,53,opt,name=deliver_by,json=deliverBy,proto3" json:"deliver_by,omitempty"`
+	// When zns.overdue follows unless a receipt came before.
+	ReceiptDueTime *timestamppb.Timestamp `protobuf:"bytes,54,opt,name=receipt_due_time,json=receiptDueTime,proto3" json:"receipt_due_time,omitempty"`
+	// Why nobody knows, while it is unresolved.
+	Cause UnknownCause `protobuf:"varint,55,opt,name=cause,proto3,enum=zns.v1.UnknownCause" json:"cause,omitempty"`
+	// When the policy will act, while it is unresolved.
+	DecideBy *timestamppb.Timestamp `protobuf:"bytes,56,opt,name=decide_by,json=decideBy,proto3" json:"decide_by,omitempty"`
+	// What the policy will do, while it is unresolved.
+	Policy UnknownPolicy `protobuf:"varint,57,opt,name=policy,proto3,enum=zns.v1.UnknownPolicy" json:"policy,omitempty"`
+	// Zalo's text for the code, from the hub's table.
+	ProviderMessage string `protobuf:"bytes,58,opt,name=provider_message,json=providerMessage,proto3" json:"provider_message,omitempty"`
+	// What the caller should do about a failure.
+	Advice        Advice `protobuf:"varint,59,opt,name=advice,proto3,enum=zns.v1.Advice" json:"advice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2530,6 +2579,132 @@ func (x *Status) GetRate() int32 {
 		return *x.Rate
 	}
 	return 0
+}
+
+func (x *Status) GetOutcomeState() NotificationState {
+	if x != nil {
+		return x.OutcomeState
+	}
+	return NotificationState_NOTIFICATION_STATE_UNSPECIFIED
+}
+
+func (x *Status) GetOutcomeEventId() string {
+	if x != nil {
+		return x.OutcomeEventId
+	}
+	return ""
+}
+
+func (x *Status) GetOutcomeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OutcomeTime
+	}
+	return nil
+}
+
+func (x *Status) GetDeliveredEventId() string {
+	if x != nil {
+		return x.DeliveredEventId
+	}
+	return ""
+}
+
+func (x *Status) GetCallbackTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CallbackTime
+	}
+	return nil
+}
+
+func (x *Status) GetReceiptSource() ReceiptSource {
+	if x != nil {
+		return x.ReceiptSource
+	}
+	return ReceiptSource_RECEIPT_SOURCE_UNSPECIFIED
+}
+
+func (x *Status) GetOverdueEventId() string {
+	if x != nil {
+		return x.OverdueEventId
+	}
+	return ""
+}
+
+func (x *Status) GetOverdueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OverdueTime
+	}
+	return nil
+}
+
+func (x *Status) GetOutcomeSource() OutcomeSource {
+	if x != nil {
+		return x.OutcomeSource
+	}
+	return OutcomeSource_OUTCOME_SOURCE_UNSPECIFIED
+}
+
+func (x *Status) GetCorrects() bool {
+	if x != nil {
+		return x.Corrects
+	}
+	return false
+}
+
+func (x *Status) GetPriceVnd() int32 {
+	if x != nil && x.PriceVnd != nil {
+		return *x.PriceVnd
+	}
+	return 0
+}
+
+func (x *Status) GetDeliverBy() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeliverBy
+	}
+	return nil
+}
+
+func (x *Status) GetReceiptDueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReceiptDueTime
+	}
+	return nil
+}
+
+func (x *Status) GetCause() UnknownCause {
+	if x != nil {
+		return x.Cause
+	}
+	return UnknownCause_UNKNOWN_CAUSE_UNSPECIFIED
+}
+
+func (x *Status) GetDecideBy() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DecideBy
+	}
+	return nil
+}
+
+func (x *Status) GetPolicy() UnknownPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return UnknownPolicy_UNKNOWN_POLICY_UNSPECIFIED
+}
+
+func (x *Status) GetProviderMessage() string {
+	if x != nil {
+		return x.ProviderMessage
+	}
+	return ""
+}
+
+func (x *Status) GetAdvice() Advice {
+	if x != nil {
+		return x.Advice
+	}
+	return Advice_ADVICE_UNSPECIFIED
 }
 
 // Feedback is a customer's rating of a message (topic zns.feedback; published by a later version of webhook-ingest).
@@ -3027,7 +3202,7 @@ var File_zns_v1_zns_proto protoreflect.FileDescriptor
 
 const file_zns_v1_zns_proto_rawDesc = "" +
 	"\n" +
-	"\x10zns/v1/zns.proto\x12\x06zns.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\n" +
+	"\x10zns/v1/zns.proto\x12\x06zns.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\n" +
 	"\n" +
 	"\x04Sent\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x129\n" +
@@ -3066,7 +3241,8 @@ const file_zns_v1_zns_proto_rawDesc = "" +
 	"\n" +
 	"deliver_by\x18# \x01(\v2\x1a.google.protobuf.TimestampR\tdeliverBy\x12%\n" +
 	"\x0echannel_reason\x18$ \x01(\tR\rchannelReason\x12\x1a\n" +
-	"\bcorrects\x18% \x01(\bR\bcorrects\x1a9\n" +
+	"\bcorrects\x18% \x01(\bR\bcorrects\x12D\n" +
+	"\x10receipt_due_time\x18& \x01(\v2\x1a.google.protobuf.TimestampR\x0ereceiptDueTime\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0e\n" +
@@ -3235,7 +3411,7 @@ const file_zns_v1_zns_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
 	"\rFallbackEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x16\x10\x1e\"\xb3\v\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x16\x10\x1e\"\xe4\x12\n" +
 	"\x06Status\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x129\n" +
 	"\n" +
@@ -3277,12 +3453,33 @@ const file_zns_v1_zns_proto_rawDesc = "" +
 	"\rprovider_code\x18& \x01(\x05R\fproviderCode\x12#\n" +
 	"\rpossibly_sent\x18' \x01(\bR\fpossiblySent\x12\x1f\n" +
 	"\bbillable\x18( \x01(\bH\x00R\bbillable\x88\x01\x01\x12\x17\n" +
-	"\x04rate\x18) \x01(\x05H\x01R\x04rate\x88\x01\x01\x1a9\n" +
+	"\x04rate\x18) \x01(\x05H\x01R\x04rate\x88\x01\x01\x12>\n" +
+	"\routcome_state\x18* \x01(\x0e2\x19.zns.v1.NotificationStateR\foutcomeState\x12(\n" +
+	"\x10outcome_event_id\x18+ \x01(\tR\x0eoutcomeEventId\x12=\n" +
+	"\foutcome_time\x18, \x01(\v2\x1a.google.protobuf.TimestampR\voutcomeTime\x12,\n" +
+	"\x12delivered_event_id\x18- \x01(\tR\x10deliveredEventId\x12?\n" +
+	"\rcallback_time\x18. \x01(\v2\x1a.google.protobuf.TimestampR\fcallbackTime\x12<\n" +
+	"\x0ereceipt_source\x18/ \x01(\x0e2\x15.zns.v1.ReceiptSourceR\rreceiptSource\x12(\n" +
+	"\x10overdue_event_id\x180 \x01(\tR\x0eoverdueEventId\x12=\n" +
+	"\foverdue_time\x181 \x01(\v2\x1a.google.protobuf.TimestampR\voverdueTime\x12<\n" +
+	"\x0eoutcome_source\x182 \x01(\x0e2\x15.zns.v1.OutcomeSourceR\routcomeSource\x12\x1a\n" +
+	"\bcorrects\x183 \x01(\bR\bcorrects\x12 \n" +
+	"\tprice_vnd\x184 \x01(\x05H\x02R\bpriceVnd\x88\x01\x01\x129\n" +
+	"\n" +
+	"deliver_by\x185 \x01(\v2\x1a.google.protobuf.TimestampR\tdeliverBy\x12D\n" +
+	"\x10receipt_due_time\x186 \x01(\v2\x1a.google.protobuf.TimestampR\x0ereceiptDueTime\x12*\n" +
+	"\x05cause\x187 \x01(\x0e2\x14.zns.v1.UnknownCauseR\x05cause\x127\n" +
+	"\tdecide_by\x188 \x01(\v2\x1a.google.protobuf.TimestampR\bdecideBy\x12-\n" +
+	"\x06policy\x189 \x01(\x0e2\x15.zns.v1.UnknownPolicyR\x06policy\x12)\n" +
+	"\x10provider_message\x18: \x01(\tR\x0fproviderMessage\x12&\n" +
+	"\x06advice\x18; \x01(\x0e2\x0e.zns.v1.AdviceR\x06advice\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
 	"\t_billableB\a\n" +
-	"\x05_rateJ\x04\b\x16\x10\x1e\"\xf4\x02\n" +
+	"\x05_rateB\f\n" +
+	"\n" +
+	"_price_vndJ\x04\b\x16\x10\x1e\"\xf4\x02\n" +
 	"\bFeedback\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x129\n" +
 	"\n" +
@@ -3475,83 +3672,96 @@ var file_zns_v1_zns_proto_depIdxs = []int32{
 	32, // 8: zns.v1.Sent.sent_time:type_name -> google.protobuf.Timestamp
 	3,  // 9: zns.v1.Sent.outcome_source:type_name -> zns.v1.OutcomeSource
 	32, // 10: zns.v1.Sent.deliver_by:type_name -> google.protobuf.Timestamp
-	32, // 11: zns.v1.Delivered.event_time:type_name -> google.protobuf.Timestamp
-	1,  // 12: zns.v1.Delivered.category:type_name -> zns.v1.Category
-	0,  // 13: zns.v1.Delivered.channel:type_name -> zns.v1.Channel
-	20, // 14: zns.v1.Delivered.recipient:type_name -> zns.v1.Recipient
-	24, // 15: zns.v1.Delivered.labels:type_name -> zns.v1.Delivered.LabelsEntry
-	32, // 16: zns.v1.Delivered.requested_time:type_name -> google.protobuf.Timestamp
-	32, // 17: zns.v1.Delivered.accepted_time:type_name -> google.protobuf.Timestamp
-	2,  // 18: zns.v1.Delivered.mode:type_name -> zns.v1.Mode
-	32, // 19: zns.v1.Delivered.sent_time:type_name -> google.protobuf.Timestamp
-	32, // 20: zns.v1.Delivered.delivery_time:type_name -> google.protobuf.Timestamp
-	32, // 21: zns.v1.Delivered.callback_time:type_name -> google.protobuf.Timestamp
-	4,  // 22: zns.v1.Delivered.receipt_source:type_name -> zns.v1.ReceiptSource
-	32, // 23: zns.v1.Failed.event_time:type_name -> google.protobuf.Timestamp
-	1,  // 24: zns.v1.Failed.category:type_name -> zns.v1.Category
-	0,  // 25: zns.v1.Failed.channel:type_name -> zns.v1.Channel
-	20, // 26: zns.v1.Failed.recipient:type_name -> zns.v1.Recipient
-	25, // 27: zns.v1.Failed.labels:type_name -> zns.v1.Failed.LabelsEntry
-	32, // 28: zns.v1.Failed.requested_time:type_name -> google.protobuf.Timestamp
-	32, // 29: zns.v1.Failed.accepted_time:type_name -> google.protobuf.Timestamp
-	2,  // 30: zns.v1.Failed.mode:type_name -> zns.v1.Mode
-	5,  // 31: zns.v1.Failed.reason:type_name -> zns.v1.FailureReason
-	6,  // 32: zns.v1.Failed.error_class:type_name -> zns.v1.ErrorClass
-	21, // 33: zns.v1.Failed.violations:type_name -> zns.v1.Violation
-	7,  // 34: zns.v1.Failed.advice:type_name -> zns.v1.Advice
-	26, // 35: zns.v1.Failed.fallback:type_name -> zns.v1.Failed.FallbackEntry
-	22, // 36: zns.v1.Failed.attempts:type_name -> zns.v1.Attempt
-	32, // 37: zns.v1.Unresolved.event_time:type_name -> google.protobuf.Timestamp
-	1,  // 38: zns.v1.Unresolved.category:type_name -> zns.v1.Category
-	0,  // 39: zns.v1.Unresolved.channel:type_name -> zns.v1.Channel
-	20, // 40: zns.v1.Unresolved.recipient:type_name -> zns.v1.Recipient
-	27, // 41: zns.v1.Unresolved.labels:type_name -> zns.v1.Unresolved.LabelsEntry
-	32, // 42: zns.v1.Unresolved.requested_time:type_name -> google.protobuf.Timestamp
-	32, // 43: zns.v1.Unresolved.accepted_time:type_name -> google.protobuf.Timestamp
-	2,  // 44: zns.v1.Unresolved.mode:type_name -> zns.v1.Mode
-	8,  // 45: zns.v1.Unresolved.cause:type_name -> zns.v1.UnknownCause
-	32, // 46: zns.v1.Unresolved.unknown_since:type_name -> google.protobuf.Timestamp
-	32, // 47: zns.v1.Unresolved.decide_by:type_name -> google.protobuf.Timestamp
-	9,  // 48: zns.v1.Unresolved.policy:type_name -> zns.v1.UnknownPolicy
-	28, // 49: zns.v1.Unresolved.fallback:type_name -> zns.v1.Unresolved.FallbackEntry
-	32, // 50: zns.v1.Overdue.event_time:type_name -> google.protobuf.Timestamp
-	1,  // 51: zns.v1.Overdue.category:type_name -> zns.v1.Category
-	0,  // 52: zns.v1.Overdue.channel:type_name -> zns.v1.Channel
-	20, // 53: zns.v1.Overdue.recipient:type_name -> zns.v1.Recipient
-	29, // 54: zns.v1.Overdue.labels:type_name -> zns.v1.Overdue.LabelsEntry
-	32, // 55: zns.v1.Overdue.requested_time:type_name -> google.protobuf.Timestamp
-	32, // 56: zns.v1.Overdue.accepted_time:type_name -> google.protobuf.Timestamp
-	2,  // 57: zns.v1.Overdue.mode:type_name -> zns.v1.Mode
-	32, // 58: zns.v1.Overdue.sent_time:type_name -> google.protobuf.Timestamp
-	32, // 59: zns.v1.Overdue.due_time:type_name -> google.protobuf.Timestamp
-	30, // 60: zns.v1.Overdue.fallback:type_name -> zns.v1.Overdue.FallbackEntry
-	32, // 61: zns.v1.Status.event_time:type_name -> google.protobuf.Timestamp
-	1,  // 62: zns.v1.Status.category:type_name -> zns.v1.Category
-	0,  // 63: zns.v1.Status.channel:type_name -> zns.v1.Channel
-	20, // 64: zns.v1.Status.recipient:type_name -> zns.v1.Recipient
-	31, // 65: zns.v1.Status.labels:type_name -> zns.v1.Status.LabelsEntry
-	32, // 66: zns.v1.Status.requested_time:type_name -> google.protobuf.Timestamp
-	32, // 67: zns.v1.Status.accepted_time:type_name -> google.protobuf.Timestamp
-	2,  // 68: zns.v1.Status.mode:type_name -> zns.v1.Mode
-	11, // 69: zns.v1.Status.state:type_name -> zns.v1.NotificationState
-	32, // 70: zns.v1.Status.sent_time:type_name -> google.protobuf.Timestamp
-	32, // 71: zns.v1.Status.delivery_time:type_name -> google.protobuf.Timestamp
-	32, // 72: zns.v1.Status.failed_time:type_name -> google.protobuf.Timestamp
-	32, // 73: zns.v1.Status.unknown_since:type_name -> google.protobuf.Timestamp
-	5,  // 74: zns.v1.Status.reason:type_name -> zns.v1.FailureReason
-	6,  // 75: zns.v1.Status.error_class:type_name -> zns.v1.ErrorClass
-	32, // 76: zns.v1.Feedback.event_time:type_name -> google.protobuf.Timestamp
-	32, // 77: zns.v1.Feedback.submit_time:type_name -> google.protobuf.Timestamp
-	32, // 78: zns.v1.Reply.event_time:type_name -> google.protobuf.Timestamp
-	32, // 79: zns.v1.Reply.submit_time:type_name -> google.protobuf.Timestamp
-	32, // 80: zns.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
-	10, // 81: zns.v1.Attempt.outcome:type_name -> zns.v1.AttemptOutcome
-	8,  // 82: zns.v1.Attempt.cause:type_name -> zns.v1.UnknownCause
-	83, // [83:83] is the sub-list for method output_type
-	83, // [83:83] is the sub-list for method input_type
-	83, // [83:83] is the sub-list for extension type_name
-	83, // [83:83] is the sub-list for extension extendee
-	0,  // [0:83] is the sub-list for field type_name
+	32, // 11: zns.v1.Sent.receipt_due_time:type_name -> google.protobuf.Timestamp
+	32, // 12: zns.v1.Delivered.event_time:type_name -> google.protobuf.Timestamp
+	1,  // 13: zns.v1.Delivered.category:type_name -> zns.v1.Category
+	0,  // 14: zns.v1.Delivered.channel:type_name -> zns.v1.Channel
+	20, // 15: zns.v1.Delivered.recipient:type_name -> zns.v1.Recipient
+	24, // 16: zns.v1.Delivered.labels:type_name -> zns.v1.Delivered.LabelsEntry
+	32, // 17: zns.v1.Delivered.requested_time:type_name -> google.protobuf.Timestamp
+	32, // 18: zns.v1.Delivered.accepted_time:type_name -> google.protobuf.Timestamp
+	2,  // 19: zns.v1.Delivered.mode:type_name -> zns.v1.Mode
+	32, // 20: zns.v1.Delivered.sent_time:type_name -> google.protobuf.Timestamp
+	32, // 21: zns.v1.Delivered.delivery_time:type_name -> google.protobuf.Timestamp
+	32, // 22: zns.v1.Delivered.callback_time:type_name -> google.protobuf.Timestamp
+	4,  // 23: zns.v1.Delivered.receipt_source:type_name -> zns.v1.ReceiptSource
+	32, // 24: zns.v1.Failed.event_time:type_name -> google.protobuf.Timestamp
+	1,  // 25: zns.v1.Failed.category:type_name -> zns.v1.Category
+	0,  // 26: zns.v1.Failed.channel:type_name -> zns.v1.Channel
+	20, // 27: zns.v1.Failed.recipient:type_name -> zns.v1.Recipient
+	25, // 28: zns.v1.Failed.labels:type_name -> zns.v1.Failed.LabelsEntry
+	32, // 29: zns.v1.Failed.requested_time:type_name -> google.protobuf.Timestamp
+	32, // 30: zns.v1.Failed.accepted_time:type_name -> google.protobuf.Timestamp
+	2,  // 31: zns.v1.Failed.mode:type_name -> zns.v1.Mode
+	5,  // 32: zns.v1.Failed.reason:type_name -> zns.v1.FailureReason
+	6,  // 33: zns.v1.Failed.error_class:type_name -> zns.v1.ErrorClass
+	21, // 34: zns.v1.Failed.violations:type_name -> zns.v1.Violation
+	7,  // 35: zns.v1.Failed.advice:type_name -> zns.v1.Advice
+	26, // 36: zns.v1.Failed.fallback:type_name -> zns.v1.Failed.FallbackEntry
+	22, // 37: zns.v1.Failed.attempts:type_name -> zns.v1.Attempt
+	32, // 38: zns.v1.Unresolved.event_time:type_name -> google.protobuf.Timestamp
+	1,  // 39: zns.v1.Unresolved.category:type_name -> zns.v1.Category
+	0,  // 40: zns.v1.Unresolved.channel:type_name -> zns.v1.Channel
+	20, // 41: zns.v1.Unresolved.recipient:type_name -> zns.v1.Recipient
+	27, // 42: zns.v1.Unresolved.labels:type_name -> zns.v1.Unresolved.LabelsEntry
+	32, // 43: zns.v1.Unresolved.requested_time:type_name -> google.protobuf.Timestamp
+	32, // 44: zns.v1.Unresolved.accepted_time:type_name -> google.protobuf.Timestamp
+	2,  // 45: zns.v1.Unresolved.mode:type_name -> zns.v1.Mode
+	8,  // 46: zns.v1.Unresolved.cause:type_name -> zns.v1.UnknownCause
+	32, // 47: zns.v1.Unresolved.unknown_since:type_name -> google.protobuf.Timestamp
+	32, // 48: zns.v1.Unresolved.decide_by:type_name -> google.protobuf.Timestamp
+	9,  // 49: zns.v1.Unresolved.policy:type_name -> zns.v1.UnknownPolicy
+	28, // 50: zns.v1.Unresolved.fallback:type_name -> zns.v1.Unresolved.FallbackEntry
+	32, // 51: zns.v1.Overdue.event_time:type_name -> google.protobuf.Timestamp
+	1,  // 52: zns.v1.Overdue.category:type_name -> zns.v1.Category
+	0,  // 53: zns.v1.Overdue.channel:type_name -> zns.v1.Channel
+	20, // 54: zns.v1.Overdue.recipient:type_name -> zns.v1.Recipient
+	29, // 55: zns.v1.Overdue.labels:type_name -> zns.v1.Overdue.LabelsEntry
+	32, // 56: zns.v1.Overdue.requested_time:type_name -> google.protobuf.Timestamp
+	32, // 57: zns.v1.Overdue.accepted_time:type_name -> google.protobuf.Timestamp
+	2,  // 58: zns.v1.Overdue.mode:type_name -> zns.v1.Mode
+	32, // 59: zns.v1.Overdue.sent_time:type_name -> google.protobuf.Timestamp
+	32, // 60: zns.v1.Overdue.due_time:type_name -> google.protobuf.Timestamp
+	30, // 61: zns.v1.Overdue.fallback:type_name -> zns.v1.Overdue.FallbackEntry
+	32, // 62: zns.v1.Status.event_time:type_name -> google.protobuf.Timestamp
+	1,  // 63: zns.v1.Status.category:type_name -> zns.v1.Category
+	0,  // 64: zns.v1.Status.channel:type_name -> zns.v1.Channel
+	20, // 65: zns.v1.Status.recipient:type_name -> zns.v1.Recipient
+	31, // 66: zns.v1.Status.labels:type_name -> zns.v1.Status.LabelsEntry
+	32, // 67: zns.v1.Status.requested_time:type_name -> google.protobuf.Timestamp
+	32, // 68: zns.v1.Status.accepted_time:type_name -> google.protobuf.Timestamp
+	2,  // 69: zns.v1.Status.mode:type_name -> zns.v1.Mode
+	11, // 70: zns.v1.Status.state:type_name -> zns.v1.NotificationState
+	32, // 71: zns.v1.Status.sent_time:type_name -> google.protobuf.Timestamp
+	32, // 72: zns.v1.Status.delivery_time:type_name -> google.protobuf.Timestamp
+	32, // 73: zns.v1.Status.failed_time:type_name -> google.protobuf.Timestamp
+	32, // 74: zns.v1.Status.unknown_since:type_name -> google.protobuf.Timestamp
+	5,  // 75: zns.v1.Status.reason:type_name -> zns.v1.FailureReason
+	6,  // 76: zns.v1.Status.error_class:type_name -> zns.v1.ErrorClass
+	11, // 77: zns.v1.Status.outcome_state:type_name -> zns.v1.NotificationState
+	32, // 78: zns.v1.Status.outcome_time:type_name -> google.protobuf.Timestamp
+	32, // 79: zns.v1.Status.callback_time:type_name -> google.protobuf.Timestamp
+	4,  // 80: zns.v1.Status.receipt_source:type_name -> zns.v1.ReceiptSource
+	32, // 81: zns.v1.Status.overdue_time:type_name -> google.protobuf.Timestamp
+	3,  // 82: zns.v1.Status.outcome_source:type_name -> zns.v1.OutcomeSource
+	32, // 83: zns.v1.Status.deliver_by:type_name -> google.protobuf.Timestamp
+	32, // 84: zns.v1.Status.receipt_due_time:type_name -> google.protobuf.Timestamp
+	8,  // 85: zns.v1.Status.cause:type_name -> zns.v1.UnknownCause
+	32, // 86: zns.v1.Status.decide_by:type_name -> google.protobuf.Timestamp
+	9,  // 87: zns.v1.Status.policy:type_name -> zns.v1.UnknownPolicy
+	7,  // 88: zns.v1.Status.advice:type_name -> zns.v1.Advice
+	32, // 89: zns.v1.Feedback.event_time:type_name -> google.protobuf.Timestamp
+	32, // 90: zns.v1.Feedback.submit_time:type_name -> google.protobuf.Timestamp
+	32, // 91: zns.v1.Reply.event_time:type_name -> google.protobuf.Timestamp
+	32, // 92: zns.v1.Reply.submit_time:type_name -> google.protobuf.Timestamp
+	32, // 93: zns.v1.Attempt.start_time:type_name -> google.protobuf.Timestamp
+	10, // 94: zns.v1.Attempt.outcome:type_name -> zns.v1.AttemptOutcome
+	8,  // 95: zns.v1.Attempt.cause:type_name -> zns.v1.UnknownCause
+	96, // [96:96] is the sub-list for method output_type
+	96, // [96:96] is the sub-list for method input_type
+	96, // [96:96] is the sub-list for extension type_name
+	96, // [96:96] is the sub-list for extension extendee
+	0,  // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_zns_v1_zns_proto_init() }
