@@ -49,13 +49,46 @@ type Config struct {
 	AuditParams    []string `env:"SIM_AUDIT_PARAMS" envDefault:"key,seq,order_code" help:"parameters of template_data that the audit keeps"`
 }
 
-// ZaloConfig are the variables of the other programs, so that one environment serves all of them. A value for several
-// OAs ("oa_id=value,...") gives its first one.
+// ZaloConfig are the variables of the other programs, so that one environment serves all of them. Where ZALO_OA_SECRET
+// and ZALO_ACCESS_TOKEN name several OAs ("oa_id=value,..."), the simulator plays each of them.
 type ZaloConfig struct {
 	AppID       string `env:"ZALO_APP_ID" help:"see SIM_APP_ID"`
 	OAID        string `env:"ZALO_OA_ID" help:"see SIM_OA_ID"`
 	OASecret    string `env:"ZALO_OA_SECRET" secret:"true" help:"see SIM_OA_SECRET"`
 	AccessToken string `env:"ZALO_ACCESS_TOKEN" secret:"true" help:"see SIM_ACCESS_TOKEN"`
+}
+
+// otherOAs are the OAs of ZALO_OA_SECRET and ZALO_ACCESS_TOKEN, both as "oa_id=value,...", besides the first.
+func (c Config) otherOAs(first string) []zalosim.OA {
+	secrets := byOA(c.Zalo.OASecret)
+	var list []zalosim.OA
+	for _, pair := range strings.Split(c.Zalo.AccessToken, ",") {
+		if id, token, ok := strings.Cut(strings.TrimSpace(pair), "="); ok && id != first && secrets[id] != "" {
+			list = append(list, zalosim.OA{ID: id, Secret: secrets[id], AccessToken: token})
+		}
+	}
+	return list
+}
+
+func byOA(list string) map[string]string {
+	m := map[string]string{}
+	for pair := range strings.SplitSeq(list, ",") {
+		if id, value, ok := strings.Cut(strings.TrimSpace(pair), "="); ok {
+			m[id] = value
+		}
+	}
+	return m
+}
+
+// of returns what "oa_id=value,..." says of the first OA that is named, else its first value.
+func of(list string, named ...string) string {
+	all := byOA(list)
+	for _, oa := range named {
+		if v := all[oa]; oa != "" && v != "" {
+			return v
+		}
+	}
+	return firstOf(list)
 }
 
 // firstOf returns the first value of "oa_id=value,..." or of "value,...".
@@ -70,12 +103,15 @@ func firstOf(list string) string {
 func (c Config) simulator(log *slog.Logger) (zalosim.Config, error) {
 	sc := zalosim.Config{
 		Seed: c.Seed, AppID: cmp.Or(c.AppID, c.Zalo.AppID), OAID: cmp.Or(c.OAID, c.Zalo.OAID),
-		OASecret: cmp.Or(c.OASecret, firstOf(c.Zalo.OASecret)), AppSecret: c.AppSecret,
-		AccessToken: cmp.Or(c.AccessToken, firstOf(c.Zalo.AccessToken)),
+		OASecret: cmp.Or(c.OASecret, of(c.Zalo.OASecret, c.OAID, c.Zalo.OAID)), AppSecret: c.AppSecret,
+		AccessToken: cmp.Or(c.AccessToken, of(c.Zalo.AccessToken, c.OAID, c.Zalo.OAID)),
 		CallbackURL: c.CallbackURL, CallbackWorkers: c.CallbackWorkers, TimestampHeader: c.TimestampHeader, KeepWebhook: c.KeepWebhook,
 		Latency: c.Latency, Delivery: c.Delivery, TimeScale: c.TimeScale, DailyQuota: c.DailyQuota, Wallet: c.Wallet,
 		PromotionsADay: c.PromotionsADay, PromotionHours: c.PromotionHours, Admins: c.Admins, AuditParams: c.AuditParams, Logger: log,
 	}
+	// The first OA is the one that is named, or the first that has a token of its own.
+	first, _, _ := strings.Cut(strings.TrimSpace(c.Zalo.AccessToken), "=")
+	sc.OtherOAs = c.otherOAs(cmp.Or(sc.OAID, first, zalosim.DefaultOAID))
 	if c.Templates == "" {
 		return sc, nil
 	}

@@ -38,7 +38,10 @@ func (s *Sim) Reset() {
 	defer s.mu.Unlock()
 	s.epoch++
 	s.store, s.totals, s.pending = newStore(), newTotals(), 0
-	s.sentToday, s.promotions, s.disabled, s.spent = 0, map[string]int{}, false, 0
+	s.promotions, s.disabled, s.spent = map[string]int{}, false, 0
+	for _, oa := range s.accounts {
+		oa.sentToday = 0
+	}
 	for _, t := range s.templates {
 		t.sentToday = 0
 	}

@@ -79,9 +79,9 @@ func (s *Sim) callback(j job) {
 	}
 	if j.plan.forgedApp && j.try == 0 {
 		other := s.deliveryEvent(&m, int(j.msg), "1", j.stamp)
-		s.forge(target, other, zalo.Sign("1", s.cfg.OASecret, stamp, other), stamp)
+		s.forge(target, other, zalo.Sign("1", m.oa.Secret, stamp, other), stamp)
 	}
-	mac := zalo.Sign(s.cfg.AppID, s.cfg.OASecret, stamp, body)
+	mac := zalo.Sign(s.cfg.AppID, m.oa.Secret, stamp, body)
 	ok := s.post(s.ctx, target, "ZNS", body, mac, stamp, j.try) == http.StatusOK
 	posts, good := 1, 0
 	if ok {
@@ -147,7 +147,7 @@ func (s *Sim) deliveryEvent(m *stored, seq int, appID string, stamp int64) []byt
 	b = append(b, "\"},\n\"event_name\":\"user_received_message\",\"timestamp\" :\""...)
 	b = strconv.AppendInt(b, stamp, 10)
 	b = append(b, `","sender":{"id":"`...)
-	b = append(b, s.cfg.OAID...)
+	b = append(b, m.oa.ID...)
 	b = append(b, `"},"app_id":"`...)
 	b = append(b, appID...)
 	return append(b, `"}`...)

@@ -48,13 +48,14 @@ var faultKinds = []FaultKind{
 	FaultCallbackTwice, FaultCallbackSwapped, FaultCallbackDelayed, FaultCallbackLost, FaultCallbackForged, FaultCallbackApp,
 }
 
-// Fault is a switch. It touches the requests that match all of Phone and TemplateID (empty: any), the next Count of them
+// Fault is a switch. It touches the requests that match all of OAID, Phone and TemplateID (empty: any), the next Count of them
 // (0: all), each with Probability (0: always). Several faults may touch one request.
 type Fault struct {
 	ID          string        `json:"id,omitempty"` // given by AddFault
 	Kind        FaultKind     `json:"kind"`
 	Phone       string        `json:"phone,omitempty"`
 	TemplateID  string        `json:"template_id,omitempty"`
+	OAID        string        `json:"oa_id,omitempty"`
 	Count       int           `json:"count,omitempty"` // counts down; -1: used up
 	Probability float64       `json:"probability,omitempty"`
 	Code        int           `json:"code,omitempty"`
@@ -225,14 +226,14 @@ type plan struct {
 }
 
 // planLocked decides the faults of a request. Chance hangs on the seed, the fault's kind and the request alone.
-func (s *Sim) planLocked(phone, templateID, trackingID string) plan {
+func (s *Sim) planLocked(oaID, phone, templateID, trackingID string) plan {
 	chance := newDice(s.cfg.Seed, phone, trackingID)
 	p := plan{latency: s.cfg.Latency.pick(chance.roll("latency")), delivery: s.cfg.Delivery.pick(chance.roll("delivery"))}
 	if len(s.faults) == 0 && len(s.phoneFaults) == 0 {
 		return p
 	}
 	apply := func(f *Fault) {
-		if f.TemplateID != "" && f.TemplateID != templateID || f.Count < 0 ||
+		if f.TemplateID != "" && f.TemplateID != templateID || f.OAID != "" && f.OAID != oaID || f.Count < 0 ||
 			f.Probability > 0 && chance.roll(string(f.Kind)+f.ID) >= f.Probability {
 			return
 		}

@@ -16,7 +16,7 @@ type object = map[string]any
 // zalo wraps one of Zalo's queries: the access token, the envelope, HTTP 200 also for errors.
 func (s *Sim) zalo(query func(*http.Request) (data any, extra object, code int)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if !s.authorised(r) {
+		if s.authorised(r) == nil {
 			writeJSON(w, refusal(-124))
 			return
 		}
@@ -52,12 +52,16 @@ func (s *Sim) messageStatus(r *http.Request) (any, object, int) {
 }
 
 // messageQuota answers with numbers and nulls, as the documentation of 2026 shows; the send answer has strings.
-func (s *Sim) messageQuota(*http.Request) (any, object, int) {
+func (s *Sim) messageQuota(r *http.Request) (any, object, int) {
+	oa := s.authorised(r)
+	if oa == nil { // its token was replaced just now
+		return nil, nil, -124
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.newDayLocked(time.Now())
 	return object{
-		"dailyQuota": s.cfg.DailyQuota, "remainingQuota": max(0, s.cfg.DailyQuota-s.sentToday),
+		"dailyQuota": oa.DailyQuota, "remainingQuota": oa.remaining(),
 		"dailyQuotaPromotion": nil, "remainingQuotaPromotion": nil,
 	}, object{"message": "success"}, 0
 }

@@ -32,7 +32,8 @@ func (s *Sim) send(w http.ResponseWriter, r *http.Request, hashed bool) {
 		s.refuse(w, -106)
 		return
 	}
-	if !s.authorised(r) {
+	oa := s.authorised(r)
+	if oa == nil {
 		s.refuse(w, -124)
 		return
 	}
@@ -57,13 +58,13 @@ func (s *Sim) send(w http.ResponseWriter, r *http.Request, hashed bool) {
 	now := time.Now()
 	s.mu.Lock()
 	s.totals.Requests++
-	p := s.planLocked(phone, body.TemplateID, body.TrackingID)
+	p := s.planLocked(oa.ID, phone, body.TemplateID, body.TrackingID)
 	if p.refuse {
 		s.mu.Unlock()
 		s.finish(w, r, p, nil)
 		return
 	}
-	t, code := s.checkLocked(&body, phone, phoneOK, now)
+	t, code := s.checkLocked(oa, &body, phone, phoneOK, now)
 	if code == 0 {
 		code = p.code
 	}
@@ -73,14 +74,15 @@ func (s *Sim) send(w http.ResponseWriter, r *http.Request, hashed bool) {
 		s.finish(w, r, plan{answer: onlyQuoted(p.answer), latency: p.latency}, refusal(code))
 		return
 	}
-	seq, remaining := s.acceptLocked(t, &body, phone, p, now)
+	seq := s.acceptLocked(oa, t, &body, phone, p, now)
+	quota, remaining := oa.DailyQuota, oa.remaining()
 	epoch := s.epoch
 	s.mu.Unlock()
 	if p.before {
 		// Not under r's context: Zalo posts callbacks whether or not the client is still there
 		s.callback(job{msg: int32(seq), epoch: epoch, at: now.UnixNano(), plan: p})
 	}
-	s.finish(w, r, p, s.success(seq, now, remaining, &body, p.answer))
+	s.finish(w, r, p, s.success(seq, now, quota, remaining, &body, p.answer))
 }
 
 // onlyQuoted keeps the fault that changes how a refusal is written; the others are about accepted messages.
@@ -144,7 +146,7 @@ func normalise(phone string) (string, bool) {
 }
 
 // checkLocked returns the template and 0, or Zalo's code.
-func (s *Sim) checkLocked(b *sendBody, phone string, phoneOK bool, now time.Time) (*Template, int) {
+func (s *Sim) checkLocked(oa *account, b *sendBody, phone string, phoneOK bool, now time.Time) (*Template, int) {
 	s.newDayLocked(now)
 	t, ok := s.templates[b.TemplateID]
 	switch {
@@ -169,7 +171,7 @@ func (s *Sim) checkLocked(b *sendBody, phone string, phoneOK bool, now time.Time
 		return nil, -127
 	case t.Tag == TagPromotion && s.cfg.PromotionHours && night(now.In(s.cfg.vietnam)):
 		return nil, -133
-	case s.sentToday >= s.cfg.DailyQuota:
+	case oa.sentToday >= oa.DailyQuota:
 		return nil, -144
 	case t.DailyQuota > 0 && t.sentToday >= t.DailyQuota:
 		return nil, -147
@@ -190,16 +192,18 @@ func (s *Sim) newDayLocked(now time.Time) {
 		return
 	}
 	s.dayY, s.dayM, s.dayD = y, m, d
-	s.sentToday = 0
+	for _, oa := range s.accounts {
+		oa.sentToday = 0
+	}
 	clear(s.promotions)
 	for _, t := range s.templates {
 		t.sentToday = 0
 	}
 }
 
-// acceptLocked takes the message and says what is left of the day's quota.
-func (s *Sim) acceptLocked(t *Template, b *sendBody, phone string, p plan, now time.Time) (seq, remaining int) {
-	m := stored{phone: phone, tracking: b.TrackingID, template: t, accepted: now.UnixNano(), answer: p.answer}
+// acceptLocked takes the message.
+func (s *Sim) acceptLocked(oa *account, t *Template, b *sendBody, phone string, p plan, now time.Time) (seq int) {
+	m := stored{oa: oa, phone: phone, tracking: b.TrackingID, template: t, accepted: now.UnixNano(), answer: p.answer}
 	for i, name := range s.cfg.AuditParams {
 		if value, ok := paramText(b.TemplateData[name]); ok {
 			if m.params == nil {
@@ -210,7 +214,7 @@ func (s *Sim) acceptLocked(t *Template, b *sendBody, phone string, p plan, now t
 	}
 	seq = s.store.add(m)
 	s.totals.Accepted++
-	s.sentToday++
+	oa.sentToday++
 	t.sentToday++
 	if t.Tag == TagPromotion {
 		s.promotions[phone]++
@@ -223,10 +227,10 @@ func (s *Sim) acceptLocked(t *Template, b *sendBody, phone string, p plan, now t
 		s.pending++
 		s.queue.push(job{msg: int32(seq), epoch: s.epoch, kind: jobDeliver, at: now.Add(p.latency + p.delivery).UnixNano(), plan: p})
 	}
-	return seq, s.cfg.DailyQuota - s.sentToday
+	return seq
 }
 
-func (s *Sim) success(seq int, now time.Time, remaining int, b *sendBody, fault FaultKind) []byte {
+func (s *Sim) success(seq int, now time.Time, quota, remaining int, b *sendBody, fault FaultKind) []byte {
 	mode := b.SendingMode
 	if mode == "" {
 		mode = "1"
@@ -250,7 +254,7 @@ func (s *Sim) success(seq int, now time.Time, remaining int, b *sendBody, fault 
 		out = append(out, `","sending_mode":"`...)
 		out = append(out, mode...)
 		out = append(out, `","quota":{"dailyQuota":"`...)
-		out = strconv.AppendInt(out, int64(s.cfg.DailyQuota), 10)
+		out = strconv.AppendInt(out, int64(quota), 10)
 		out = append(out, `","remainingQuota":"`...)
 		out = strconv.AppendInt(out, int64(remaining), 10)
 		out = append(out, `"}}}`...)

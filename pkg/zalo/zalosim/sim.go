@@ -29,6 +29,8 @@ type Config struct {
 	OASecret    string // signs callbacks; DefaultOASecret
 	AppSecret   string // when set, appsecret_proof is demanded
 	AccessToken string // DefaultAccessToken; SetAccessToken changes it
+	// OtherOAs are further Official Accounts of the same app. A message is of the OA whose access token it carries.
+	OtherOAs []OA
 
 	// CallbackURL is where callbacks are posted; empty: nowhere. SetCallbackURL changes it.
 	CallbackURL string
@@ -47,7 +49,7 @@ type Config struct {
 	TimeScale float64
 
 	Templates       []Template // DefaultTemplates
-	DailyQuota      int        // messages of the OA a day; 1,000,000
+	DailyQuota      int        // messages of each OA a day; 1,000,000
 	Wallet          int        // VND; 0: never empty
 	PromotionsADay  int        // promotions for one person a day; 0: any number
 	PromotionHours  bool       // refuse promotions from 22:00 to 06:00 in Vietnam
@@ -57,6 +59,20 @@ type Config struct {
 	vietnam         *time.Location
 	callbackTimeout time.Duration
 }
+
+// OA is an Official Account.
+type OA struct {
+	ID, Secret, AccessToken string
+	DailyQuota              int // messages a day; 0: Config.DailyQuota
+}
+
+// account is an OA with what it has sent today.
+type account struct {
+	OA
+	sentToday int
+}
+
+func (a *account) remaining() int { return max(0, a.DailyQuota-a.sentToday) }
 
 // Sim is the fake Zalo. It is an http.Handler, safe for concurrent use.
 type Sim struct {
@@ -79,12 +95,11 @@ type Sim struct {
 	faults      []*Fault            // without a phone
 	phoneFaults map[string][]*Fault // by phone and by its hash
 	lastFault   int
-	token       string
+	accounts    []*account // the first is that of Config.OAID
 	callbackURL string
 	disabled    bool
 	dayY, dayD  int // today in Vietnam
 	dayM        time.Month
-	sentToday   int
 	promotions  map[string]int // today, by phone
 	spent       int            // VND
 }
@@ -113,13 +128,20 @@ func New(cfg Config) (*Sim, error) {
 	s := &Sim{
 		cfg: cfg, mux: http.NewServeMux(), admins: map[string]bool{}, done: make(chan struct{}), queue: newQueue(),
 		store: newStore(), totals: newTotals(), templates: map[string]*Template{}, phoneFaults: map[string][]*Fault{},
-		token: cfg.AccessToken, callbackURL: cfg.CallbackURL, promotions: map[string]int{},
+		callbackURL: cfg.CallbackURL, promotions: map[string]int{},
 		client: &http.Transport{
 			DialContext: cfg.Dial, DisableCompression: true, MaxIdleConns: cfg.CallbackWorkers, MaxIdleConnsPerHost: cfg.CallbackWorkers,
 			IdleConnTimeout: 30 * time.Second,
 		},
 	}
 	var problems []error
+	for _, oa := range append([]OA{{ID: cfg.OAID, Secret: cfg.OASecret, AccessToken: cfg.AccessToken}}, cfg.OtherOAs...) {
+		setDefault(&oa.DailyQuota, cfg.DailyQuota)
+		if oa.ID == "" || oa.Secret == "" || oa.AccessToken == "" || oa.DailyQuota < 0 {
+			problems = append(problems, errors.New("simulator: each OA needs an id, a secret and an access token of its own"))
+		}
+		s.accounts = append(s.accounts, &account{OA: oa})
+	}
 	if cfg.TimeScale <= 0 || cfg.CallbackWorkers < 0 || cfg.DailyQuota < 0 || cfg.Wallet < 0 || cfg.PromotionsADay < 0 {
 		problems = append(problems, errors.New("simulator: time scale, workers, quota, wallet and promotions must be positive"))
 	}
@@ -196,11 +218,11 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// SetAccessToken makes this the only valid access token, as a refresh at Zalo does.
+// SetAccessToken makes this the only valid access token of the first OA, as a refresh at Zalo does.
 func (s *Sim) SetAccessToken(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.token = token
+	s.accounts[0].AccessToken = token
 }
 
 // SetCallbackURL says where callbacks go from now on and enables the webhook again.
@@ -225,12 +247,18 @@ func (s *Sim) scaled(d time.Duration) time.Duration {
 	return time.Duration(float64(d) / s.cfg.TimeScale)
 }
 
-// authorised tells whether a request carries the access token as Zalo wants it, in the header access_token.
-func (s *Sim) authorised(r *http.Request) bool {
+// authorised returns the OA whose access token a request carries, as Zalo wants it, in the header access_token; nil
+// when it is nobody's.
+func (s *Sim) authorised(r *http.Request) *account {
+	given := []byte(r.Header.Get("access_token"))
 	s.mu.Lock()
-	token := s.token
-	s.mu.Unlock()
-	return subtle.ConstantTimeCompare([]byte(r.Header.Get("access_token")), []byte(token)) == 1
+	defer s.mu.Unlock()
+	for _, a := range s.accounts {
+		if subtle.ConstantTimeCompare(given, []byte(a.AccessToken)) == 1 {
+			return a
+		}
+	}
+	return nil
 }
 
 // sleep waits, and returns false when the Sim was closed meanwhile.

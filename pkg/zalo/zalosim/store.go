@@ -11,6 +11,7 @@ import (
 type Message struct {
 	Seq         int               `json:"seq"` // order of acceptance, from 0
 	MsgID       string            `json:"msg_id"`
+	OAID        string            `json:"oa_id"`
 	Phone       string            `json:"phone"` // "84…", or the hash when it was sent to a hash
 	TemplateID  string            `json:"template_id"`
 	TrackingID  string            `json:"tracking_id"`
@@ -41,7 +42,7 @@ type Totals struct {
 	BilledVND         int               `json:"billed_vnd"`          //
 	Pending           int               `json:"pending"`             // deliveries and callbacks still to come
 	WebhookDisabled   bool              `json:"webhook_disabled"`    // after the last resend
-	RemainingQuota    int               `json:"remaining_quota"`     // messages today
+	RemainingQuota    int               `json:"remaining_quota"`     // messages of the first OA today
 	LastAcceptedAt    time.Time         `json:"last_accepted_at"`    //
 	AcceptedPerSecond float64           `json:"accepted_per_second"` // between the first and the last acceptance
 }
@@ -67,6 +68,7 @@ const chunkSize = 4096
 
 // stored is a Message in less memory. Everything in the store is guarded by Sim.mu.
 type stored struct {
+	oa              *account
 	phone, tracking string
 	template        *Template
 	params          []string // values of Config.AuditParams, nil when there are none
@@ -140,7 +142,7 @@ func (s *Sim) seqOf(msgID string) (int, bool) {
 func (s *Sim) messageLocked(i int) Message {
 	m := s.store.at(i)
 	out := Message{
-		Seq: i, MsgID: s.msgID(i), Phone: m.phone, TemplateID: m.template.ID, TrackingID: m.tracking,
+		Seq: i, MsgID: s.msgID(i), OAID: m.oa.ID, Phone: m.phone, TemplateID: m.template.ID, TrackingID: m.tracking,
 		AcceptedAt: time.Unix(0, m.accepted), Answer: m.answer, Callbacks: int(m.callbacks), CallbacksOK: int(m.callbacksOK), Billed: int(m.billed),
 	}
 	if m.delivered != 0 {
@@ -228,7 +230,7 @@ func (s *Sim) Totals() Totals {
 	t := s.totals
 	t.Rejected, t.Faults = maps.Clone(t.Rejected), maps.Clone(t.Faults)
 	t.Phones, t.Pending, t.WebhookDisabled = len(s.store.byPhone), s.pending, s.disabled
-	t.RemainingQuota = max(0, s.cfg.DailyQuota-s.sentToday)
+	t.RemainingQuota = s.accounts[0].remaining()
 	if s.store.n > 1 {
 		first, last := s.store.at(0).accepted, s.store.at(s.store.n-1).accepted
 		t.LastAcceptedAt = time.Unix(0, last)
