@@ -483,7 +483,12 @@ type Entry struct {
 	CampaignId string `protobuf:"bytes,33,opt,name=campaign_id,json=campaignId,proto3" json:"campaign_id,omitempty"`
 	// The operator's command, a UUID of 16 bytes, that had it sent again while its outcome was unknown. The same command
 	// is not obeyed twice, whatever dies in between.
-	ResentBy      []byte `protobuf:"bytes,34,opt,name=resent_by,json=resentBy,proto3" json:"resent_by,omitempty"`
+	ResentBy []byte `protobuf:"bytes,34,opt,name=resent_by,json=resentBy,proto3" json:"resent_by,omitempty"`
+	// True when it is HELD because its whole flow (OA, template, campaign, category) is closed: it may start as soon as
+	// that opens, whatever hold_until_ms says.
+	FlowHold bool `protobuf:"varint,40,opt,name=flow_hold,json=flowHold,proto3" json:"flow_hold,omitempty"`
+	// True once a newer request with the same collapse_key was taken: it ends as SUPERSEDED unless it is sent.
+	Superseded    bool `protobuf:"varint,41,opt,name=superseded,proto3" json:"superseded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -754,6 +759,20 @@ func (x *Entry) GetResentBy() []byte {
 		return x.ResentBy
 	}
 	return nil
+}
+
+func (x *Entry) GetFlowHold() bool {
+	if x != nil {
+		return x.FlowHold
+	}
+	return false
+}
+
+func (x *Entry) GetSuperseded() bool {
+	if x != nil {
+		return x.Superseded
+	}
+	return false
 }
 
 // Attempt is one call to the provider whose outcome is not known.
@@ -1414,7 +1433,8 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"\vnext_offset\x18\x02 \x01(\x03R\n" +
 	"nextOffset\x12$\n" +
 	"\x0einput_topic_id\x18\x03 \x01(\fR\finputTopicId\x12&\n" +
-	"\x0fledger_topic_id\x18\x04 \x01(\fR\rledgerTopicId\"\xfb\t\n" +
+	"\x0fledger_topic_id\x18\x04 \x01(\fR\rledgerTopicId\"\xb8\n" +
+	"\n" +
 	"\x05Entry\x12\x1d\n" +
 	"\n" +
 	"min_reader\x18\x01 \x01(\x05R\tminReader\x12'\n" +
@@ -1460,7 +1480,11 @@ const file_ledger_v1_ledger_proto_rawDesc = "" +
 	"templateId\x12\x1f\n" +
 	"\vcampaign_id\x18! \x01(\tR\n" +
 	"campaignId\x12\x1b\n" +
-	"\tresent_by\x18\" \x01(\fR\bresentBy\"\xa3\x01\n" +
+	"\tresent_by\x18\" \x01(\fR\bresentBy\x12\x1b\n" +
+	"\tflow_hold\x18( \x01(\bR\bflowHold\x12\x1e\n" +
+	"\n" +
+	"superseded\x18) \x01(\bR\n" +
+	"superseded\"\xa3\x01\n" +
 	"\aAttempt\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x1f\n" +
 	"\vtracking_id\x18\x02 \x01(\tR\n" +
