@@ -46,6 +46,10 @@ const (
 	dlqSuffix    = ".dlq"
 )
 
+// HeaderRequest is the header of a zns.sent that tells where its request stands: "<topic>/<partition>@<offset>". It is there
+// when the receipt is watched for, because zns.overdue echoes what zns.sent does not.
+const HeaderRequest = "zns-request"
+
 // LedgerOf names the ledger of an input topic.
 func LedgerOf(input string) string { return input + ledgerSuffix }
 

@@ -53,6 +53,13 @@ func (h *handler) publishSent(u unit, e *entry, f sentFacts) {
 	if h.settings.mode == modeSimulate {
 		m.ChannelReason = "SENDER_MODE=simulate: nothing was sent"
 	}
+	if within := ev.req.GetDeliverWithin(); within != nil {
+		m.ReceiptDueTime = timestamppb.New(ev.at.Add(within.AsDuration()))
+		h.publish(u, topic.Sent, ev, m, kafka.Header{
+			Key: topic.HeaderRequest, Value: fmt.Appendf(nil, "%s/%d@%d", h.settings.inputTopic, e.p.id, e.offset),
+		})
+		return
+	}
 	h.publish(u, topic.Sent, ev, m)
 }
 
@@ -92,7 +99,7 @@ func (h *handler) publishUnresolved(u unit, e *entry) {
 }
 
 // publish writes the event, with a span of its own when that is sampled.
-func (h *handler) publish(u unit, to string, ev event, m proto.Message) {
+func (h *handler) publish(u unit, to string, ev event, m proto.Message, headers ...kafka.Header) {
 	id := ev.e.id.String()
 	span := h.tracer.publish(to, ev)
 	r, err := kafka.NewRecord(to, []byte(id), kafka.Event{ID: ev.id, Source: h.settings.ceSource, Subject: id, Time: ev.at, Data: m},
@@ -102,6 +109,7 @@ func (h *handler) publish(u unit, to string, ev event, m proto.Message) {
 		h.log.Error("an event cannot be encoded", "topic", to, "notification_id", ev.e.id, "err", err)
 		return
 	}
+	r.Headers = append(r.Headers, headers...)
 	u.Publish(r)
 	u.OnCommit(func() { span.End() })
 }
