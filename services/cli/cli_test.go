@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -142,6 +144,56 @@ func TestTopicsTellsWhatIsMissing(t *testing.T) {
 	r := run(t, environ, "", "topics", "list", "--topic", input).want(t, exitFailed)
 	r.contains(t, input, "missing", "it does not exist", "mend: zns topics ensure")
 	run(t, environ, request("x", "1"), "publish", "--topic", input).want(t, exitFailed).contains(t, "no topic "+input, "zns topics ensure")
+}
+
+func TestTopicsEnsureWaitsForABroker(t *testing.T) {
+	began := time.Now()
+	run(t, nil, "", "topics", "ensure", "--brokers", "127.0.0.1:1", "--wait", "1s").want(t, exitFailed).contains(t, "no broker answers")
+	if took := time.Since(began); took < time.Second || took > 30*time.Second {
+		t.Errorf("gave up after %s, want at least --wait", took)
+	}
+	// A broker whose address opens late.
+	broker := kafkatest.Broker(t).Brokers()[0]
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := listener.Addr().String()
+	listener.Close()
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		time.Sleep(700 * time.Millisecond)
+		if listener, err = net.Listen("tcp", addr); err == nil {
+			go forward(listener, broker)
+		}
+	}()
+	r := run(t, nil, "", "topics", "ensure", "--brokers", addr, "--wait", "30s")
+	if strings.Contains(r.err, "zns:") || r.out == "" {
+		t.Errorf("exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+	if <-opened; err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+}
+
+// forward hands every connection on, until the listener is closed.
+func forward(from net.Listener, to string) {
+	for {
+		in, err := from.Accept()
+		if err != nil {
+			return
+		}
+		out, err := net.Dial("tcp", to)
+		if err != nil {
+			in.Close()
+			return
+		}
+		for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
+			go func() { defer pair[1].Close(); _, _ = io.Copy(pair[1], pair[0]) }()
+		}
+	}
 }
 
 // request is one request as JSON.

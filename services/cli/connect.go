@@ -49,6 +49,22 @@ func (a *App) connect(ctx context.Context) (*cluster, error) {
 	return connectTo(ctx, c)
 }
 
+// connectWithin finds the cluster, and tries again until that succeeds or wait has passed.
+func (a *App) connectWithin(ctx context.Context, wait time.Duration) (*cluster, error) {
+	for deadline := time.Now().Add(wait); ; {
+		cl, err := a.connect(ctx)
+		p, ok := errors.AsType[*problem](err)
+		if err == nil || ok && p.code == exitUsage || time.Now().After(deadline) {
+			return cl, err
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 func connectTo(ctx context.Context, c kafka.Config) (*cluster, error) {
 	opts, err := c.Options()
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/proto/topic"
@@ -21,6 +22,8 @@ type topicsEnsureCmd struct {
 	Topic             string `default:"${requested}" help:"Input topic; its ledger and dead letters are named after it."`
 	Partitions        int32  `help:"Partitions of new topics, fixed for their life. Default: 12, or as many as the input topic has."`
 	ReplicationFactor int16  `help:"Replicas of new topics. Default: 3, or the number of brokers when that is less."`
+
+	Wait time.Duration `help:"Wait so long for a broker, as where both are started together."`
 }
 
 type topicsListCmd struct {
@@ -35,6 +38,7 @@ Examples:
 
     zns topics ensure
     zns topics ensure --partitions 24 --replication-factor 3
+    zns topics ensure --wait 1m
     zns topics ensure --topic notification.requested.urgent`
 }
 
@@ -59,7 +63,7 @@ func (c *topicsEnsureCmd) Run(ctx context.Context, a *App) error {
 	if c.Partitions < 0 || c.ReplicationFactor < 0 {
 		return usage(errors.New("--partitions and --replication-factor must be positive"), "zns topics ensure --help")
 	}
-	cl, err := a.connect(ctx)
+	cl, err := a.connectWithin(ctx, c.Wait)
 	if err != nil {
 		return err
 	}
