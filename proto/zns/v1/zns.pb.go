@@ -2315,9 +2315,11 @@ type Status struct {
 	// Zalo's text for the code, from the hub's table.
 	ProviderMessage string `protobuf:"bytes,58,opt,name=provider_message,json=providerMessage,proto3" json:"provider_message,omitempty"`
 	// What the caller should do about a failure.
-	Advice        Advice `protobuf:"varint,59,opt,name=advice,proto3,enum=zns.v1.Advice" json:"advice,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Advice Advice `protobuf:"varint,59,opt,name=advice,proto3,enum=zns.v1.Advice" json:"advice,omitempty"`
+	// The attempt that outcome_state is of; attempt is that of the message on the phone.
+	OutcomeAttempt int32 `protobuf:"varint,60,opt,name=outcome_attempt,json=outcomeAttempt,proto3" json:"outcome_attempt,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
@@ -2705,6 +2707,13 @@ func (x *Status) GetAdvice() Advice {
 		return x.Advice
 	}
 	return Advice_ADVICE_UNSPECIFIED
+}
+
+func (x *Status) GetOutcomeAttempt() int32 {
+	if x != nil {
+		return x.OutcomeAttempt
+	}
+	return 0
 }
 
 // Feedback is a customer's rating of a message (topic zns.feedback; published by a later version of webhook-ingest).
@@ -3411,7 +3420,7 @@ const file_zns_v1_zns_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
 	"\rFallbackEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x16\x10\x1e\"\xe4\x12\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\x16\x10\x1e\"\x8d\x13\n" +
 	"\x06Status\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x129\n" +
 	"\n" +
@@ -3472,7 +3481,8 @@ const file_zns_v1_zns_proto_rawDesc = "" +
 	"\tdecide_by\x188 \x01(\v2\x1a.google.protobuf.TimestampR\bdecideBy\x12-\n" +
 	"\x06policy\x189 \x01(\x0e2\x15.zns.v1.UnknownPolicyR\x06policy\x12)\n" +
 	"\x10provider_message\x18: \x01(\tR\x0fproviderMessage\x12&\n" +
-	"\x06advice\x18; \x01(\x0e2\x0e.zns.v1.AdviceR\x06advice\x1a9\n" +
+	"\x06advice\x18; \x01(\x0e2\x0e.zns.v1.AdviceR\x06advice\x12'\n" +
+	"\x0foutcome_attempt\x18< \x01(\x05R\x0eoutcomeAttempt\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
