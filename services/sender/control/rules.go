@@ -1,0 +1,217 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/proto/topic"
+	"github.com/znshub/znshub/services/sender/limit"
+)
+
+// Config says where the rules come from and who is told.
+type Config struct {
+	Client  []kgo.Opt // how to reach the brokers
+	Topic   string    // empty: zns.control
+	Wake    func()    // called after every change of what [Rules.View] returns
+	Invalid func()    // called for every record that is skipped
+	Log     *slog.Logger
+}
+
+// Rules follows zns.control.
+type Rules struct {
+	cfg     Config
+	view    atomic.Pointer[View]
+	current atomic.Int64 // Unix ms up to which everything that was in the topic is in view; 0: never
+	began   time.Time
+}
+
+// New returns Rules that know nothing until Run reads.
+func New(cfg Config) *Rules {
+	cfg.Topic = cmp.Or(cfg.Topic, topic.Control)
+	r := &Rules{cfg: cfg, began: time.Now()}
+	r.view.Store(emptyView())
+	return r
+}
+
+// View is what is known now.
+func (r *Rules) View() *View { return r.view.Load() }
+
+// Closed is [View.Closed] of what is known now.
+func (r *Rules) Closed(now time.Time, f limit.Flow) (limit.Hold, bool) {
+	return r.View().Closed(now, f)
+}
+
+// ForID is [View.ForID] of what is known now.
+func (r *Rules) ForID(now time.Time, id uuid.UUID) (limit.Hold, bool) { return r.View().ForID(now, id) }
+
+// Version changes whenever a rule does.
+func (r *Rules) Version() uint64 { return r.View().Version() }
+
+const (
+	markEvery  = 5 * time.Second // how often it is checked that nothing was missed
+	staleAfter = 30 * time.Second
+	openWithin = 30 * time.Second
+)
+
+// Ready reports whether commands reach this program; the error says why not.
+func (r *Rules) Ready(now time.Time) error {
+	if !r.View().Known() {
+		return fmt.Errorf("%s was not read to its end yet: nothing is sent before the operators' rules are known", r.cfg.Topic)
+	}
+	if behind := r.Behind(now); behind > staleAfter {
+		return fmt.Errorf("%s could not be read for %s: operators' commands do not arrive", r.cfg.Topic, behind.Round(time.Second))
+	}
+	return nil
+}
+
+// Behind is how long ago everything that was in the topic was known.
+func (r *Rules) Behind(now time.Time) time.Duration {
+	at := r.began
+	if current := r.current.Load(); current != 0 {
+		at = time.UnixMilli(current)
+	}
+	return max(0, now.Sub(at))
+}
+
+// Run follows the topic until ctx ends.
+func (r *Rules) Run(ctx context.Context) {
+	var reader *kafka.Reader
+	for wait := time.Second; ; wait = min(2*wait, 10*time.Second) {
+		openCtx, cancel := context.WithTimeout(ctx, openWithin)
+		var err error
+		reader, err = kafka.NewReader(openCtx, kafka.ReaderConfig{Client: r.cfg.Client, Topic: r.cfg.Topic})
+		cancel()
+		if err == nil {
+			break
+		}
+		if ctx.Err() == nil {
+			r.cfg.Log.Warn("the operators' rules cannot be read, nothing is sent before they are known; trying again", "topic", r.cfg.Topic, "err", err)
+		}
+		if sleep(ctx, wait) != nil {
+			return
+		}
+	}
+	defer reader.Close()
+	r.follow(ctx, &source{Reader: reader})
+}
+
+// reader is what follow needs of a [kafka.Reader].
+type reader interface {
+	Poll(ctx context.Context) ([]kafka.Record, error)
+	TopicID() [16]byte
+	Positions() map[int32]int64
+	// Mark notes where the topic ends now, Passed whether everything up to there was returned.
+	Mark(ctx context.Context) error
+	Passed() bool
+}
+
+// source is a reader on Kafka.
+type source struct {
+	*kafka.Reader
+	mark kafka.Watermark
+}
+
+func (s *source) Mark(ctx context.Context) (err error) {
+	s.mark, err = s.Watermark(ctx)
+	return err
+}
+
+func (s *source) Passed() bool { return s.Reached(s.mark) }
+
+// follow reads on and on. A mark is taken at once and then every few seconds; one that is not passed in time, because
+// the topic was made anew or the broker is away, is taken again.
+func (r *Rules) follow(ctx context.Context, src reader) {
+	var marked, taken time.Time // marked: a mark that is not yet passed; taken: the latest
+	warned := time.Now()
+	for ctx.Err() == nil {
+		now := time.Now()
+		if marked.IsZero() && now.Sub(taken) >= markEvery || now.Sub(taken) >= 2*markEvery {
+			taken = now
+			markCtx, cancel := context.WithTimeout(ctx, markEvery)
+			if err := src.Mark(markCtx); err == nil {
+				marked = now
+			}
+			cancel()
+		}
+		pollCtx, cancel := context.WithTimeout(ctx, time.Second)
+		records, err := src.Poll(pollCtx)
+		waited := pollCtx.Err() != nil
+		cancel()
+		if errors.Is(err, kafka.ErrClosed) {
+			return
+		}
+		passed := !marked.IsZero() && src.Passed()
+		r.take(src, records, passed)
+		if passed {
+			r.current.Store(marked.UnixMilli())
+			marked = time.Time{}
+		}
+		if behind := r.Behind(now); behind > staleAfter && now.Sub(warned) > staleAfter {
+			warned = now
+			r.cfg.Log.Warn("operators' commands do not arrive", "topic", r.cfg.Topic, "behind", behind, "known", r.View().Known(), "err", err)
+		}
+		if err != nil && !waited {
+			_ = sleep(ctx, time.Second)
+		}
+	}
+}
+
+// take makes a view of what was read. passed: everything was read that the topic held when reading began.
+func (r *Rules) take(src reader, records []kafka.Record, passed bool) {
+	old := r.View()
+	position := Position{TopicID: src.TopicID()}
+	for p, next := range src.Positions() {
+		for int(p) >= len(position.Next) {
+			position.Next = append(position.Next, 0)
+		}
+		position.Next[p] = next
+	}
+	known := old.known || passed
+	if old.position.TopicID != position.TopicID && len(old.position.Next) > 0 {
+		r.cfg.Log.Warn("the topic was made anew: what it held before is no longer obeyed, and nothing is sent before the new one was read", "topic", r.cfg.Topic)
+		fresh := emptyView()
+		fresh.version = old.version + 1
+		old, known = fresh, passed
+	}
+	if len(records) == 0 && position.Equal(old.position) && known == old.known {
+		return
+	}
+	changes := make(map[string]change, len(records))
+	for i := range records {
+		rec := &records[i]
+		if rec.Value == nil {
+			changes[string(rec.Key)] = change{nil, rec.Partition, rec.Offset}
+			continue
+		}
+		c, err := Decode(*rec)
+		if err != nil {
+			r.cfg.Invalid()
+			r.cfg.Log.Warn("a command cannot be obeyed and is skipped", "topic", r.cfg.Topic, "partition", rec.Partition, "offset", rec.Offset, "err", err)
+			continue
+		}
+		changes[string(rec.Key)] = change{c, rec.Partition, rec.Offset}
+		if old.known {
+			r.cfg.Log.Info("operator's command", "command_id", c.ID, "action", c.Action.String(), "scope", c.Scope.String(), "actor", c.Actor, "reason", c.Reason)
+		}
+	}
+	r.view.Store(old.with(position, known, changes))
+	r.cfg.Wake()
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
