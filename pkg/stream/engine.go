@@ -35,6 +35,11 @@ type Config struct {
 	// that does it and under its locks: it must not block, and not call the Engine but for Wake and Status.
 	Step func(Step)
 
+	// Pulse, for simulations of weeks in virtual time, is how often an idle member does something: the most between two
+	// heartbeats and between two ticks, and half of it between two looks for what holds a partition up and for a fetch to
+	// wait. Default 1 s; with a longer one SessionTimeout must be at least three times as long.
+	Pulse time.Duration
+
 	// How often the end of the input is looked at, and for how long a transaction may hold it back before that is
 	// told: 5 s and 30 s. Only the package's tests set them.
 	inputEvery, inputHeldFor time.Duration
@@ -103,7 +108,8 @@ func New(cfg Config) (*Engine, error) {
 	cfg.SessionTimeout = or(cfg.SessionTimeout, 6*time.Second)
 	cfg.TransactionTimeout = or(cfg.TransactionTimeout, 10*time.Second)
 	cfg.DrainTimeout = or(cfg.DrainTimeout, 15*time.Second)
-	cfg.inputEvery = or(cfg.inputEvery, 5*time.Second)
+	cfg.Pulse = or(cfg.Pulse, time.Second)
+	cfg.inputEvery = or(cfg.inputEvery, max(5*time.Second, cfg.Pulse))
 	cfg.inputHeldFor = or(cfg.inputHeldFor, 30*time.Second)
 	cfg.MaxRecords = or(cfg.MaxRecords, 2000)
 	cfg.MaxBytes = or(cfg.MaxBytes, 4<<20)

@@ -21,7 +21,7 @@ func (e *Engine) groupOptions() []kgo.Opt {
 		kgo.BlockRebalanceOnPoll(),
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.SessionTimeout(e.cfg.SessionTimeout),
-		kgo.HeartbeatInterval(min(time.Second, e.cfg.SessionTimeout/3)),
+		kgo.HeartbeatInterval(min(e.cfg.Pulse, e.cfg.SessionTimeout/3)),
 		// The revoke callback may wait DrainTimeout for calls, and for a tick whose every call times out.
 		kgo.RebalanceTimeout(e.cfg.DrainTimeout+8*callTimeout),
 		// A broker that is away throws nobody out of the group: when it is back, sessions begin anew. So the client must
@@ -40,7 +40,7 @@ func (e *Engine) groupOptions() []kgo.Opt {
 		kgo.MetadataMinAge(50*time.Millisecond),
 		kgo.FetchMaxBytes(16<<20),
 		kgo.FetchMaxPartitionBytes(1<<20),
-		kgo.FetchMaxWait(500*time.Millisecond),
+		kgo.FetchMaxWait(e.cfg.Pulse/2),
 		kgo.OnPartitionsAssigned(e.onAssigned),
 		kgo.OnPartitionsRevoked(e.onRevoked),
 		kgo.OnPartitionsLost(e.onLost),

@@ -14,9 +14,9 @@ import (
 type Handler interface {
 	// Assigned says that partition p is now this member's. Make empty state for it.
 	Assigned(p int32)
-	// Restore hands over one record of the ledger of p, in offset order, each once; Value nil is a tombstone. It runs
-	// on the partition's restore goroutine, between Assigned and Restored, and must touch the state of p only. An
-	// error stops the partition: it stays paused, owned, and is told in Status.
+	// Restore hands over one record of the ledger of p, in offset order, each once, all but those under [PositionKey];
+	// Value nil is a tombstone. It runs on the partition's restore goroutine, between Assigned and Restored, and must
+	// touch the state of p only. An error stops the partition: it stays paused, owned, and is told in Status.
 	Restore(p int32, r kafka.Record) error
 	// Restored says that the ledger of p was read to its end. From now on p takes part in ticks.
 	Restored(p int32)

@@ -71,6 +71,17 @@ const (
 	StepDraining    Step = "stop: draining"          // a stop was asked for
 )
 
+// Steps lists all steps, in the order of their constants.
+func Steps() []Step {
+	return []Step{
+		StepBuilt, StepProduced, StepOffsets, StepCommitted, StepApplied, StepAborted, StepUnconfirmed, StepSettled,
+		StepClosing, StepIdle, StepDropped, StepAssigned, StepRestoring, StepRestored, StepTakeover, StepDraining,
+	}
+}
+
+// String is the step's name, as a test names the step at which a process is to stop.
+func (s Step) String() string { return string(s) }
+
 // quiet lets a repeated log line through once in a while.
 type quiet struct {
 	mu   sync.Mutex

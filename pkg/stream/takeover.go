@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	watchEvery   = 500 * time.Millisecond
 	takeoverWait = 1500 * time.Millisecond // a partition waits so long before somebody else's transaction is ended
 	seenFor      = time.Second             // and that transaction was open so long
 	// On the group's offsets the transactions of all members pass, and a slow broker makes healthy ones long: fencing
@@ -36,7 +35,7 @@ func (e *Engine) watch(ctx context.Context) {
 	var inputChecked time.Time
 	stable := map[int32]heldBack{}
 	for ctx.Err() == nil {
-		sleep(ctx, watchEvery)
+		sleep(ctx, e.cfg.Pulse/2)
 		if waiting := e.waiting(); len(waiting) == 0 {
 			clear(seen)
 			clear(ended)
@@ -64,7 +63,7 @@ func (e *Engine) waiting() map[int32]wait {
 	defer e.mu.Unlock()
 	waiting := map[int32]wait{}
 	for id, p := range e.parts {
-		if !p.ready && p.err == nil && time.Since(p.assigned) > watchEvery/2 {
+		if !p.ready && p.err == nil && time.Since(p.assigned) > e.cfg.Pulse/4 {
 			waiting[id] = wait{p.assigned, p.restored == nil}
 		}
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // PositionKey is the key of the [ledgerv1.Position] record that stands once in each ledger partition. No other
-// record may use it.
+// record may use it; all other keys are the application's.
 const PositionKey = "\x00position"
 
 // FormatVersion is the version of the ledger's own records that this engine reads and writes.
@@ -51,9 +51,6 @@ func (e *Engine) loop(ctx context.Context) {
 	}
 }
 
-// idleTick is how often the engine ticks when nobody asks for it.
-const idleTick = time.Second
-
 // tick builds and commits one transaction, if there is something to write. wait is until the next tick at the
 // latest; backoff is for how long there shall be none, whoever asks. mu is held.
 func (e *Engine) tick(ctx context.Context) (wait, backoff time.Duration) {
@@ -67,14 +64,14 @@ func (e *Engine) tick(ctx context.Context) (wait, backoff time.Duration) {
 		}
 	}
 	if len(e.parts) == 0 {
-		return idleTick, 0
+		return e.cfg.Pulse, 0
 	}
 	tx := e.begin()
 	more := false
 	if e.search.takesInput() {
 		more = e.accept(tx)
 	}
-	wait = idleTick
+	wait = e.cfg.Pulse
 	if e.search.takesWork() {
 		if next := e.cfg.Handler.Work(tx); !next.IsZero() {
 			wait = min(wait, max(0, time.Until(next)))

@@ -105,7 +105,10 @@ func (u *Unit) LedgerPartitions() int32 { return u.tx.LedgerPartitions() }
 func (u *Unit) Poison() error { return u.poison }
 
 // Ledger writes the state kept under key in the ledger of the unit's partition; a nil value is a tombstone.
-// A partition without a ledger and the reserved [PositionKey] are programmer errors.
+// A partition without a ledger and the reserved [PositionKey] are programmer errors. That key is the engine's only one:
+// every other, one that begins with a zero byte included, is the application's and comes back through Restore. One that
+// keeps records about itself beside those that its input names should let them begin with a zero byte too, so that
+// readers of the ledger tell them apart.
 func (u *Unit) Ledger(key string, value []byte) *Written {
 	switch {
 	case !u.p.ledgered:
@@ -118,18 +121,26 @@ func (u *Unit) Ledger(key string, value []byte) *Written {
 	return w
 }
 
-// Written is a ledger record on its way. It holds the whole record: keep its offset, not itself.
+// Written is a record on its way. It holds the whole record: keep its offset, not itself.
 type Written struct{ record kgo.Record }
 
-// Offset is the record's place in its ledger partition, for [Engine.ReadLedger]. It is valid from OnCommit on.
+// Offset is the record's place in its partition, for a ledger record what [Engine.ReadLedger] takes. It is valid from
+// OnCommit on.
 func (w *Written) Offset() int64 { return w.record.Offset }
 
-// WrittenAt is a ledger record at offset, for programs that test their Handler without an Engine.
+// Partition is where the record went. It is valid from OnCommit on.
+func (w *Written) Partition() int32 { return w.record.Partition }
+
+// WrittenAt is a record at offset, for programs that test their Handler without an Engine.
 func WrittenAt(offset int64) *Written { return &Written{kgo.Record{Offset: offset}} }
 
 // Publish writes r to r.Topic. Partition -1 chooses by murmur2 of the key. Offset is ignored; a zero Time means now.
-func (u *Unit) Publish(r kafka.Record) {
-	out := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Time}
+func (u *Unit) Publish(r kafka.Record) { u.Append(r) }
+
+// Append is Publish that tells where the record went.
+func (u *Unit) Append(r kafka.Record) *Written {
+	w := &Written{kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Timestamp: r.Time}}
+	out := &w.record
 	if len(r.Headers) > 0 {
 		out.Headers = make([]kgo.RecordHeader, len(r.Headers))
 		for i, h := range r.Headers {
@@ -137,6 +148,7 @@ func (u *Unit) Publish(r kafka.Record) {
 		}
 	}
 	u.add(out)
+	return w
 }
 
 func (u *Unit) add(r *kgo.Record) {
