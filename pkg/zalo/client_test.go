@@ -304,3 +304,23 @@ func BenchmarkSend(b *testing.B) {
 		}
 	})
 }
+
+func TestRateLimit(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		header http.Header
+		want   *RateLimit
+	}{
+		{"none", http.Header{}, nil},
+		{"Zalo's", http.Header{"X-Ratelimit-Limit": {"4000"}, "X-Ratelimit-Remain": {"12"}}, &RateLimit{4000, 12}},
+		{"used up", http.Header{"X-Ratelimit-Limit": {"4000"}, "X-Ratelimit-Remain": {"0"}}, &RateLimit{4000, 0}},
+		{"spelled as others do", http.Header{"X-Ratelimit-Remaining": {" 7 "}}, &RateLimit{0, 7}},
+		{"no number", http.Header{"X-Ratelimit-Limit": {"4000"}, "X-Ratelimit-Remain": {"many"}}, nil},
+		{"negative", http.Header{"X-Ratelimit-Remain": {"-1"}}, nil},
+		{"limit alone", http.Header{"X-Ratelimit-Limit": {"4000"}}, nil},
+	} {
+		if got := classify(http.StatusOK, tt.header, []byte(`{"error":0}`)).RateLimit; !cmp.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

@@ -90,7 +90,7 @@ type CodeInfo struct {
 	Class  Class
 	Action Action
 	Hold   Hold   // with ActionHold
-	Scope  string // whom a hold or quota concerns: oa, app, template, recipient, promotion; empty: this message
+	Scope  string // whom a hold or quota concerns: oa, app, category, template, recipient, promotion, development; empty: this message
 	Period string // of a quota: day, month
 	Listed bool   // whether the table of 2026 lists it; older codes may still come
 	Text   string // what it means; Zalo's own words where they are known

@@ -1,6 +1,7 @@
 package zalo
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -71,6 +72,7 @@ type Result struct {
 	Cause      Cause         // of Unknown
 	HTTPStatus int           // 0: no answer
 	RetryAfter time.Duration // what the header Retry-After asked for, at most an hour
+	RateLimit  *RateLimit    // nil when Zalo did not say
 	Duration   time.Duration // from the call of Send to its end
 	Err        error         // what broke, of NotSent and Unknown; without personal data
 }
@@ -78,15 +80,19 @@ type Result struct {
 // Quota is what an answer tells about the OA's messages per day. Nil: it did not say.
 type Quota struct{ Daily, Remaining *int32 }
 
+// RateLimit is what the headers X-RateLimit-Limit and X-RateLimit-Remain say: how many calls the app may make in a
+// minute, 0 when it is not told, and how many are left of them.
+type RateLimit struct{ Limit, Remaining int }
+
 // maxRetryAfter bounds what a header may ask for: a gateway's mistake must not stop the queue for a day.
 const maxRetryAfter = time.Hour
 
 // refusals are the HTTP statuses that refuse a request before it was acted upon, also without Zalo's JSON.
 var refusals = map[int]CodeInfo{
-	http.StatusUnauthorized:                {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Text: "HTTP 401: refused by a gateway"},
-	http.StatusForbidden:                   {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Text: "HTTP 403: refused by a gateway"},
-	http.StatusNotFound:                    {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Text: "HTTP 404: no such API here; check ZALO_API_URL"},
-	http.StatusMethodNotAllowed:            {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Text: "HTTP 405: no such API here; check ZALO_API_URL"},
+	http.StatusUnauthorized:                {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Scope: "app", Text: "HTTP 401: refused by a gateway"},
+	http.StatusForbidden:                   {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Scope: "app", Text: "HTTP 403: refused by a gateway"},
+	http.StatusNotFound:                    {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Scope: "app", Text: "HTTP 404: no such API here; check ZALO_API_URL"},
+	http.StatusMethodNotAllowed:            {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Scope: "app", Text: "HTTP 405: no such API here; check ZALO_API_URL"},
 	http.StatusLengthRequired:              {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Text: "HTTP 411: a gateway wants Content-Length"},
 	http.StatusRequestEntityTooLarge:       {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Text: "HTTP 413: request too large for a gateway"},
 	http.StatusTooManyRequests:             {Class: ClassTransient, Action: ActionHold, Hold: HoldRate, Text: "HTTP 429: too many requests"},
@@ -118,7 +124,7 @@ type sendAnswer struct {
 //	408                                     any               Unknown (timeout)
 //	5xx                                     any               Unknown (http_5xx)
 func classify(status int, header http.Header, body []byte) Result {
-	r := Result{HTTPStatus: status, RetryAfter: retryAfter(header)}
+	r := Result{HTTPStatus: status, RetryAfter: retryAfter(header), RateLimit: rateLimit(header)}
 	switch {
 	case status == http.StatusRequestTimeout:
 		return r.unknown(CauseTimeout)
@@ -185,4 +191,21 @@ func retryAfter(header http.Header) time.Duration {
 		now = time.Now()
 	}
 	return min(max(at.Sub(now), 0), maxRetryAfter)
+}
+
+// rateLimit reads Zalo's headers; "Remaining" is how others spell the second.
+func rateLimit(header http.Header) *RateLimit {
+	value := cmp.Or(header.Get("X-RateLimit-Remain"), header.Get("X-RateLimit-Remaining"))
+	if value == "" {
+		return nil
+	}
+	left, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31)
+	if err != nil {
+		return nil
+	}
+	limit, err := strconv.ParseUint(strings.TrimSpace(header.Get("X-RateLimit-Limit")), 10, 31)
+	if err != nil {
+		limit = 0
+	}
+	return &RateLimit{Limit: int(limit), Remaining: int(left)}
 }
