@@ -17,6 +17,7 @@ type Request struct {
 	Key    string // ordering key; empty: no order was asked for
 	Rank   int64  // place of the first copy among the requests of the same Key
 	Copies int    // records published with this id, at least 1
+	Resend bool   // its policy is RESEND: one more copy for each time that it was unresolved
 }
 
 // Call is one message that the simulator accepted: the phone gets it.
@@ -143,6 +144,7 @@ func (b book) add(rule, id, detail string, args ...any) {
 const (
 	RuleKnown       = "every call and every event is of a published id"
 	RuleOnce        = "each id is accepted at most once"
+	RuleResend      = "with policy RESEND each further copy follows an unresolved one"
 	RuleSum         = "ids = sent + failed + unresolved + waiting"
 	RuleOneSent     = "exactly one zns.sent per sent id"
 	RuleSentReached = "a zns.sent only for what Zalo accepted"
@@ -169,9 +171,9 @@ func (o *Observation) Check(want Expect) *Report {
 	}
 	r.Requests = len(known)
 
-	accepted := o.checkCalls(b, r, known, want)
 	sent, failed := byID(o.Sent), byID(o.Failed)
 	unresolved, delivered := byID(o.Unresolved), byID(o.Delivered)
+	accepted := o.checkCalls(b, r, known, unresolved, want)
 	for _, events := range []map[string][]Event{sent, failed, unresolved, delivered} {
 		for id := range events {
 			if known[id] == nil {
@@ -226,7 +228,7 @@ func byID(events []Event) map[string][]Event {
 }
 
 // checkCalls returns the acceptances of each id in the order of their arrival.
-func (o *Observation) checkCalls(b book, r *Report, known map[string]*Request, want Expect) map[string][]Call {
+func (o *Observation) checkCalls(b book, r *Report, known map[string]*Request, unresolved map[string][]Event, want Expect) map[string][]Call {
 	accepted := make(map[string][]Call, len(known))
 	for _, c := range o.Calls {
 		if known[c.ID] == nil {
@@ -241,6 +243,12 @@ func (o *Observation) checkCalls(b book, r *Report, known map[string]*Request, w
 			continue
 		}
 		r.Twice++
+		if known[id].Resend {
+			if told := unresolved[id]; len(calls) > 1+len(told) || calls[0].TrackingID == calls[1].TrackingID {
+				b.add(RuleResend, id, "%d times, attempts %d and %d, %d times unresolved", len(calls), calls[0].Attempt, calls[1].Attempt, len(told))
+			}
+			continue
+		}
 		if !want.Resend {
 			b.add(RuleOnce, id, "%d times: attempt %d at %s, attempt %d at %s", len(calls),
 				calls[0].Attempt, calls[0].Time.Format(time.StampMilli), calls[1].Attempt, calls[1].Time.Format(time.StampMilli))

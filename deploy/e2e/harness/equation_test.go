@@ -82,6 +82,13 @@ func TestEveryEquationCanFail(t *testing.T) {
 			},
 			rules: []string{RuleOnce},
 		},
+		"a second copy that the policy does not explain": {
+			breakIt: func(o *Observation) {
+				o.Requests[0].Resend = true
+				o.Calls = append(o.Calls, Call{ID: "a", Sequence: 9, MsgID: "ma2", TrackingID: "2", Attempt: 2})
+			},
+			rules: []string{RuleResend},
+		},
 		"lost before any result": {
 			breakIt: func(o *Observation) { o.Calls, o.Sent = slices.Delete(o.Calls, 2, 3), drop(o.Sent, "b") },
 			rules:   []string{RuleSum},
@@ -180,7 +187,7 @@ func TestEveryEquationCanFail(t *testing.T) {
 		})
 	}
 	for _, rule := range []string{
-		RuleKnown, RuleOnce, RuleSum, RuleOneSent, RuleSentReached, RuleAcceptedIs, RuleOneFailed, RuleFailedTrue,
+		RuleKnown, RuleOnce, RuleResend, RuleSum, RuleOneSent, RuleSentReached, RuleAcceptedIs, RuleOneFailed, RuleFailedTrue,
 		RuleOneEnd, RuleExplained, RuleOrder, RuleEventIDs, RuleDelivered, RuleDelivOnce, RuleOpen,
 	} {
 		if !broken[rule] {
@@ -204,6 +211,12 @@ func TestWhatIsAllowedIsNotAViolation(t *testing.T) {
 				o.Calls = append(o.Calls, Call{ID: "c", Sequence: 9, MsgID: "mc2", Attempt: 2})
 			},
 			want: Expect{Resend: true},
+		},
+		"a re-send by the request's policy": {
+			change: func(o *Observation) {
+				o.Requests[2].Resend = true
+				o.Calls = append(o.Calls, Call{ID: "c", Sequence: 9, MsgID: "mc2", TrackingID: "2", Attempt: 2})
+			},
 		},
 		"unresolved by an answer that was lost": {
 			change: func(o *Observation) {

@@ -50,7 +50,7 @@ func (p *Process) Start() error {
 	p.starts++
 	fmt.Fprintf(log, "--- %s: start %d of %s\n", time.Now().Format(time.StampMilli), p.starts, p.Name)
 	cmd := exec.Command(p.Path, p.Args...) //nolint:noctx // it is ended by Kill or Terminate
-	cmd.Env = append(environment(), p.Env...)
+	cmd.Env = append(append(environment(), clockVariable+"="+p.clockFile()), p.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	endWithParent(cmd)
 	if err := cmd.Start(); err != nil {
@@ -122,6 +122,20 @@ func (p *Process) Crashes() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.crashes)
+}
+
+// MayEnd says that the present life of the program may end by itself: that is no crash.
+func (p *Process) MayEnd() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = true
+}
+
+// Ended is closed when the present life of the program has ended; nil when it was never started.
+func (p *Process) Ended() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ended
 }
 
 // Kill ends the program with SIGKILL and waits until it is gone.

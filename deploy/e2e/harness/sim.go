@@ -61,6 +61,31 @@ func (s *Simulator) Fault(ctx context.Context, f zalosim.Fault) error {
 	return s.do(ctx, http.MethodPost, "/sim/faults", f, nil)
 }
 
+// AddFault switches a fault on and returns its id, for ClearFault.
+func (s *Simulator) AddFault(ctx context.Context, f zalosim.Fault) (string, error) {
+	var ids []string
+	err := s.do(ctx, http.MethodPost, "/sim/faults", f, func(r io.Reader) error {
+		var answer struct {
+			IDs []string `json:"ids"`
+		}
+		err := json.NewDecoder(r).Decode(&answer)
+		ids = answer.IDs
+		return err
+	})
+	if err == nil && len(ids) != 1 {
+		err = fmt.Errorf("simulator: %d ids for one fault", len(ids))
+	}
+	if err != nil {
+		return "", err
+	}
+	return ids[0], nil
+}
+
+// ClearFault switches one fault off.
+func (s *Simulator) ClearFault(ctx context.Context, id string) error {
+	return s.do(ctx, http.MethodDelete, "/sim/faults?id="+id, nil, nil)
+}
+
 // Heal switches all faults off.
 func (s *Simulator) Heal(ctx context.Context) error {
 	return s.do(ctx, http.MethodDelete, "/sim/faults", nil, nil)

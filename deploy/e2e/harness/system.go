@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,12 @@ type Config struct {
 	SimEnv    []string
 	IngestEnv []string
 	SenderEnv []string
+	// SenderProgram is the file in Bin that senders run; default Sender.
+	SenderProgram string
+	// KafkaVia and ZaloVia name, by process, the addresses through which it reaches the broker and the simulator, instead
+	// of directly; CallbackVia is the address through which callbacks reach webhook-ingest.
+	KafkaVia, ZaloVia map[string]string
+	CallbackVia       string
 }
 
 // System is one installation: the simulator, webhook-ingest and its senders.
@@ -39,9 +46,10 @@ type System struct {
 	Sim    *Process
 	Ingest *Process
 
-	SimURL     string // base URL of the simulator
-	WebhookURL string // where callbacks go
-	cfg        Config
+	SimURL      string // base URL of the simulator
+	WebhookAddr string // where webhook-ingest listens
+	WebhookURL  string // where callbacks go
+	cfg         Config
 
 	mu      sync.Mutex // guards what follows
 	senders []*Process
@@ -59,9 +67,10 @@ func NewSystem(cfg Config) (*System, error) {
 	}
 	simAddr, simAdmin, webhook, ingestAdmin := ports[0], ports[1], ports[2], ports[3]
 	s := &System{
-		cfg:        cfg,
-		SimURL:     "http://" + simAddr,
-		WebhookURL: "http://" + webhook + "/webhooks/zalo",
+		cfg:         cfg,
+		SimURL:      "http://" + simAddr,
+		WebhookAddr: webhook,
+		WebhookURL:  "http://" + cmp.Or(cfg.CallbackVia, webhook) + "/webhooks/zalo",
 	}
 	s.Sim = s.process(ZaloSim, ZaloSim, simAdmin, []string{
 		"SIM_ADDR=" + simAddr,
@@ -79,7 +88,7 @@ func NewSystem(cfg Config) (*System, error) {
 
 func (s *System) process(program, name, admin string, env, more []string) *Process {
 	common := []string{
-		"KAFKA_BROKERS=" + s.cfg.Brokers,
+		"KAFKA_BROKERS=" + cmp.Or(s.cfg.KafkaVia[name], s.cfg.Brokers),
 		"ZNS_CLUSTER=" + Cluster,
 		"ADMIN_ADDR=" + admin,
 		"ADMIN_PPROF=true",
@@ -132,9 +141,13 @@ func (s *System) NewSender() (*Process, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	name := fmt.Sprintf("sender-%d", len(s.senders))
-	p := s.process(Sender, name, ports[0], []string{
+	sim := s.SimURL
+	if via := s.cfg.ZaloVia[name]; via != "" {
+		sim = "http://" + via
+	}
+	p := s.process(cmp.Or(s.cfg.SenderProgram, Sender), name, ports[0], []string{
 		"INSTANCE_ID=" + name,
-		"ZALO_API_URL=" + s.SimURL,
+		"ZALO_API_URL=" + sim,
 		"ZALO_APP_ID=" + AppID, "ZALO_OA_ID=" + OAID, "ZALO_ACCESS_TOKEN=" + AccessToken,
 	}, s.cfg.SenderEnv)
 	s.senders = append(s.senders, p)

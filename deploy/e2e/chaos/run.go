@@ -1,0 +1,140 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/znshub/znshub/deploy/e2e/harness"
+)
+
+// Config is one run.
+type Config struct {
+	Seed      uint64
+	Length    time.Duration // of the traffic and of what goes wrong
+	PerSecond int           // requests
+	Bin       string        // programs of Build
+	Dir       string        // for the artefacts; is made
+	Out       io.Writer     // progress lines
+	Only      []Kind        // what goes wrong; empty: everything
+}
+
+// settleTime bounds how long after the last trouble everything that can end must have ended: windows of policies, the
+// minute in which a new owner decides nothing, pauses between retries, resends of callbacks.
+const settleTime = 4 * time.Minute
+
+// Run makes one run. The error says that it could not be made; what broke is in the Verdict.
+func Run(ctx context.Context, cfg Config) (*Verdict, error) {
+	plan := slices.DeleteFunc(Plan(cfg.Seed, cfg.Length), func(e Event) bool { return len(cfg.Only) > 0 && !slices.Contains(cfg.Only, e.Kind) })
+	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(cfg.Dir, "plan.txt"), []byte(Text(plan)), 0o600); err != nil {
+		return nil, err
+	}
+	say := func(format string, args ...any) { fmt.Fprintf(cfg.Out, format+"\n", args...) }
+	opening, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	say("starting a broker, webhook-ingest, the simulator and %d senders", 1+int(cfg.Seed%3))
+	s, err := Open(opening, cfg.Bin, cfg.Dir, 1+int(cfg.Seed%3))
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what stops badly was looked at before
+	if s.Remark != "" {
+		say("note: %s", s.Remark)
+	}
+	traffic := &Traffic{Seed: cfg.Seed, PerSecond: cfg.PerSecond, Keys: 300}
+	begin := time.Now()
+	over, stop := context.WithDeadline(ctx, begin.Add(cfg.Length))
+	defer stop()
+	published := make(chan error, 1)
+	go func() { published <- traffic.Publish(over, s.Brokers) }()
+	performed := make(chan struct{})
+	go func() {
+		defer close(performed)
+		s.Perform(over, begin, plan)
+	}()
+	s.report(over, begin, cfg.Length, traffic, say)
+	<-performed
+	if err := s.Heal(ctx); err != nil {
+		return nil, err
+	}
+	healed := time.Now()
+	say("everything is well again; waiting for what can still end")
+	if err := <-published; err != nil {
+		return nil, err
+	}
+	v, err := s.settle(ctx, traffic, healed, say)
+	if err == nil {
+		err = s.finish(ctx, v)
+	}
+	return v, errors.Join(err, s.write(cfg, v, begin))
+}
+
+// report prints a line now and then.
+func (s *Stage) report(ctx context.Context, begin time.Time, length time.Duration, t *Traffic, say func(string, ...any)) {
+	for sleep(ctx, 10*time.Second) {
+		made, confirmed := t.Progress()
+		n := s.Results.Counts()
+		say("%5s of %s: %d records made, %d on the broker; ids: %d ended, %d open, %d delivered; %d things went wrong",
+			time.Since(begin).Round(time.Second), length, made, confirmed, n.Ended, n.Open, n.Delivered, len(s.Happened()))
+	}
+}
+
+// settle judges again and again until nothing is broken that time may mend, or too much of it has passed.
+func (s *Stage) settle(ctx context.Context, t *Traffic, healed time.Time, say func(string, ...any)) (*Verdict, error) {
+	var v *Verdict
+	var err error
+	for {
+		look, cancel := context.WithTimeout(ctx, time.Minute)
+		next, problem := s.Judge(look, t, healed)
+		cancel()
+		if v, err = next, problem; err == nil && len(v.Broken) == 0 {
+			// Once more after a while: nothing may happen any more that breaks it.
+			sleep(ctx, 3*time.Second)
+			return s.Judge(ctx, t, healed)
+		}
+		if ctx.Err() != nil || time.Since(healed) > settleTime {
+			return v, errors.Join(err, ctx.Err())
+		}
+		if err != nil {
+			say("cannot judge yet: %v", err)
+		} else {
+			say("%5s after the end: %d equations do not hold yet (%s: %d)", time.Since(healed).Round(time.Second), len(v.Broken), v.Broken[0].Rule, v.Broken[0].Count)
+		}
+		sleep(ctx, 10*time.Second)
+	}
+}
+
+// finish stops the programs: each must end cleanly.
+func (s *Stage) finish(ctx context.Context, v *Verdict) error {
+	if len(v.Broken) > 0 {
+		s.Autopsy(ctx)
+	}
+	stop, cancel := context.WithTimeout(ctx, stopTime)
+	defer cancel()
+	if err := s.Stop(stop); err != nil {
+		v.Broken = append(v.Broken, harness.Violation{Rule: RuleAlone, Count: 1, IDs: []string{"-"}, Detail: err.Error()})
+	}
+	return nil
+}
+
+// write leaves what happened and the verdict beside the logs.
+func (s *Stage) write(cfg Config, v *Verdict, begin time.Time) error {
+	var b strings.Builder
+	for _, h := range s.Happened() {
+		fmt.Fprintf(&b, "%s to %s (%.1fs): %s %s\n", h.From.Format("15:04:05.000"), h.To.Format("15:04:05.000"), h.From.Sub(begin).Seconds(), h.Event, h.Note)
+	}
+	err := os.WriteFile(filepath.Join(cfg.Dir, "happened.txt"), []byte(b.String()), 0o600)
+	if v != nil {
+		err = errors.Join(err, os.WriteFile(filepath.Join(cfg.Dir, "verdict.txt"), []byte(v.Table()), 0o600))
+	}
+	return err
+}
