@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -203,7 +204,7 @@ func (h *handler) misplaced(u unit, r kafka.Record, to int32) {
 // arrival makes the entry of a request that was not seen before. It is not yet known to the partition.
 func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, req *notificationv1.NotificationRequested) arrival {
 	now := ms(u.Now())
-	e := &entry{id: id, p: p, offset: r.Offset, hash: notification.PayloadHash(req), category: notification.Category(req)}
+	e := &entry{id: id, p: p, offset: r.Offset, hash: notification.PayloadHash(req), category: h.category(req)}
 	trusted := h.clock.trusted(u.Now())
 	// A record's time is the producer's word: a clock that is ahead must not lengthen a life.
 	if e.requested = ms(r.Time); trusted {
@@ -218,7 +219,7 @@ func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, re
 		}
 	}
 	e.accepted = max(now, p.lastAccepted)
-	e.expire = ms(notification.Expiry(req, fromMs(e.requested), h.settings.defaultTTL))
+	e.expire = ms(notification.Expiry(req, fromMs(e.requested), func(notificationv1.Category) time.Duration { return h.settings.defaultTTL(e.category) }))
 	if maxAge := h.settings.maxAge.Milliseconds(); !trusted && now-e.requested > maxAge {
 		// Whether it is too old is not known: when the clock is right its timer tells.
 		e.expire = min(e.expire, e.requested+maxAge)
@@ -230,14 +231,16 @@ func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, re
 	if req.GetOaId() == "" {
 		req.OaId = h.settings.oaID
 	}
+	e.know(req)
 	h.judge(e, req)
 	return arrival{e: e, req: req, record: r, movedFrom: string(movedFrom)}
 }
 
 // known reports whether id is in the partition's memory, with the hash of its content and its offset.
-func (p *partition) known(id uuid.UUID) (known bool, hash uint64, offset int64) {
-	if e := p.live[id]; e != nil {
-		return true, shortHash(e.hash[:]), e.offset
+func (p *partition) known(id uuid.UUID) (known bool, hash uint32, offset int64) {
+	if r := p.find(id); r != 0 {
+		s := p.at(r)
+		return true, s.hash, s.offset.get()
 	}
 	d, known := p.done[id]
 	return known, d.hash, d.offset
@@ -254,18 +257,19 @@ func (h *handler) take(u unit, a arrival) {
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_INVALID, advice: znsv1.Advice_ADVICE_ASK_OPERATOR})
 		return
 	}
-	key := scopeKey(a.req)
 	e.state = stateAccepted
 	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_ACCEPTED, Owner: h.settings.instance})
+	f := p.flowOf(e.flow)
 	if nb := a.req.GetNotBefore(); nb != nil && ms(nb.AsTime()) > now {
 		e.hold(ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, ms(nb.AsTime()), now)
-	} else if s := p.scopes[key]; key != "" && s != nil && len(s.line) > 0 {
+	} else if !h.isOpen(f, u.Now()) {
+		e.holdOfFlow(f.hold.Reason, untilMs(f.hold.Until), now)
+	} else if s := p.scopes.find(e.order); s != nil && s.head != 0 {
 		e.hold(ledgerv1.HoldReason_HOLD_REASON_ORDER, 0, now)
 	}
 	last := p.lastAccepted
 	p.lastAccepted = e.accepted
-	waits := p.ready.len() > 0
-	p.add(e, key, now)
+	p.add(e, now)
 	u.OnAbort(func() {
 		p.remove(e)
 		p.lastAccepted = last
@@ -274,18 +278,70 @@ func (h *handler) take(u unit, a arrival) {
 		process.End()
 		h.metrics.accepted(e.category)
 		h.clock.committed(p.id, u.Now())
+		if h.arrived != nil {
+			h.arrived(e.flow)
+		}
 	})
-	if !waits && e.inReady && h.dispatch.room(u.Now()) > h.uncommitted && h.clock.trusted(u.Now()) && p.next() == e {
-		h.launch(u, e)
+	if h.startNow(u, e, f) {
 		return
 	}
-	u.Ledger(e.id.String(), e.encode())
-	if !e.inReady || p.ready.len() > keepDecoded {
+	h.write(u, e)
+	if f.ready() > keepDecoded || !p.at(e.ref).has(flagRunnable) {
 		e.req = nil
 	}
 }
 
-// keepDecoded is how long a ready queue may be for its requests to stay decoded while they wait.
+// startNow begins the call of a new request at once when nothing else waits to start: one transaction less.
+func (h *handler) startNow(u unit, e *entry, f *flow) bool {
+	if e.state != stateAccepted || f.place == 0 || f.parked || f.ready() != 1 || f.first(&e.p.slots) != e.ref {
+		return false
+	}
+	if h.dispatch.room(u.Now()) <= h.uncommitted || !h.clock.trusted(u.Now()) || !h.onlyOpen(f) {
+		return false
+	}
+	undo, ok := h.takePace(e.p, f, u.Now())
+	if !ok {
+		return false
+	}
+	if !h.launch(u, e) {
+		undo()
+		return false
+	}
+	u.OnAbort(undo)
+	return true
+}
+
+// onlyOpen reports whether f is the only flow in which something may start.
+func (h *handler) onlyOpen(f *flow) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, p := range h.parts {
+		for i := range p.lanes {
+			if open := p.lanes[i].open; len(open) > 1 || len(open) == 1 && open[0] != f {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// category is the one that applies: the request's, but never above what the template allows, else the template's.
+func (h *handler) category(req *notificationv1.NotificationRequested) notificationv1.Category {
+	asked := req.GetCategory()
+	if h.templateCategory == nil {
+		return notification.Category(req)
+	}
+	allowed, known := h.templateCategory(cmp.Or(req.GetOaId(), h.settings.oaID), req.GetTemplateId())
+	switch {
+	case !known:
+		return notification.Category(req)
+	case asked == notificationv1.Category_CATEGORY_UNSPECIFIED, laneOf(asked) < laneOf(allowed):
+		return allowed
+	}
+	return asked
+}
+
+// keepDecoded is how many may wait to start in a flow with their requests kept decoded.
 const keepDecoded = 512
 
 // refuse remembers a new request as FAILED and publishes why.
@@ -297,7 +353,8 @@ func (h *handler) refuse(u unit, a arrival, f failure) {
 	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_ACCEPTED, Owner: h.settings.instance})
 	last := p.lastAccepted
 	p.lastAccepted = e.accepted
-	p.add(e, "", now)
+	e.order = 0
+	p.add(e, now)
 	u.OnAbort(func() {
 		p.remove(e)
 		p.lastAccepted = last

@@ -151,8 +151,8 @@ func (h *handler) probeClock(tx tick) {
 	}
 	for _, id := range tx.Partitions() {
 		p := h.partition(id)
-		e := p.timers.next()
-		if e == nil || tx.Closing(id) || tx.Full() || e.state == stateSending {
+		e := p.anyWaiting()
+		if e == nil || tx.Closing(id) || tx.Full() {
 			continue
 		}
 		u := tx.Unit(id, e.id.String())
@@ -160,7 +160,7 @@ func (h *handler) probeClock(tx tick) {
 			return
 		}
 		h.probed = now
-		u.Ledger(e.id.String(), e.encode())
+		h.write(u, e)
 		u.OnCommit(func() { h.clock.committed(id, now) })
 		return
 	}

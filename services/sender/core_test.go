@@ -117,7 +117,7 @@ func (c *core) successor() *core {
 
 func (c *core) liveOf(p *partition) map[*entry]bool {
 	out := map[*entry]bool{}
-	for _, e := range p.live {
+	for _, e := range p.entries {
 		out[e] = true
 	}
 	return out
@@ -267,7 +267,7 @@ func (c *core) request(change ...func(*notificationv1.NotificationRequested)) (u
 // state tells where id stands, as a test writes it: "SENDING(1)", "HELD(retry)", "FAILED(REJECTED)".
 func (c *core) state(id uuid.UUID) string {
 	for _, p := range c.h.parts {
-		if e := p.live[id]; e != nil {
+		if e := p.entry(id); e != nil {
 			return describeState(e)
 		}
 		if _, ok := p.done[id]; ok {

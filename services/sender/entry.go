@@ -13,6 +13,7 @@ import (
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
 // formatVersion is the ledger format that this program writes and reads. It grows one release after the programs
@@ -49,7 +50,13 @@ type entry struct {
 	req *notificationv1.NotificationRequested // decoded on demand; nil while it waits in a long queue
 
 	mut
-	sched
+
+	ref      ref // its slot
+	flow     limit.Flow
+	order    uint64 // hash of its order's key; 0: none
+	listened bool   // the reconciler listens for its callbacks
+	wanting  bool   // and only a callback can settle an attempt of it
+	decideAt int64  // when to look again whether the policy may act
 
 	heard *heardCallback // a callback about an open attempt that came while another was under way
 }
@@ -62,6 +69,8 @@ type mut struct {
 	open         []openAttempt
 	reason       ledgerv1.HoldReason
 	until        int64
+	flowHold     bool // HELD because its whole flow is closed, not for a reason of its own
+	superseded   bool // a newer request with its collapse_key was taken
 	unknownSince int64
 	decideBy     int64
 	cause        znsv1.UnknownCause
@@ -72,6 +81,7 @@ type mut struct {
 	failure      znsv1.FailureReason
 	code         int32
 	retries      int32
+	resentBy     []byte // id of the operator's command that had an unknown one sent again last
 	history      history
 	results      []attemptResult
 }
@@ -90,6 +100,12 @@ type attemptResult struct {
 	outcome  znsv1.AttemptOutcome
 	code     int32
 	cause    znsv1.UnknownCause
+}
+
+// know takes from the request what decides where the entry stands. The category is known already.
+func (e *entry) know(req *notificationv1.NotificationRequested) {
+	e.flow = limit.Flow{OA: req.GetOaId(), Template: req.GetTemplateId(), Campaign: req.GetCampaignId(), Category: e.category}
+	e.order = orderOf(req)
 }
 
 // request returns what was asked for. The caller must not change it.
@@ -138,6 +154,13 @@ const (
 	fMovedFrom
 	fDue
 	fResults
+	fOA
+	fTemplate
+	fCampaign
+	fResentBy
+
+	fFlowHold   = 40
+	fSuperseded = 41
 )
 
 // seal encodes the fields that do not change. It keeps no reference to req's memory.
@@ -178,7 +201,10 @@ func (e *entry) encode() []byte {
 		b = make([]byte, len(e.fixed), len(e.fixed)+len(e.history.b)+len(e.results)*80+256)
 		copy(b, e.fixed)
 	} else {
-		b = e.appendHead(make([]byte, 0, len(e.history.b)+320))
+		b = e.appendHead(make([]byte, 0, len(e.history.b)+384))
+		b = appendString(b, fOA, e.flow.OA)
+		b = appendString(b, fTemplate, e.flow.Template)
+		b = appendString(b, fCampaign, e.flow.Campaign)
 	}
 	return e.append(b, e.keepsRequest())
 }
@@ -204,6 +230,11 @@ func (m *mut) append(b []byte, attempts bool) []byte {
 	b = appendInt(b, fAttempt, int64(m.attempt))
 	b = appendInt(b, fReason, int64(m.reason))
 	b = appendInt(b, fUntil, m.until)
+	b = appendInt(b, fFlowHold, boolInt(m.flowHold))
+	b = appendInt(b, fSuperseded, boolInt(m.superseded))
+	if len(m.resentBy) > 0 {
+		b = appendBytes(b, fResentBy, m.resentBy)
+	}
 	b = appendInt(b, fUnknownSince, m.unknownSince)
 	b = appendInt(b, fDecideBy, m.decideBy)
 	b = appendInt(b, fCause, int64(m.cause))
@@ -262,7 +293,8 @@ func decodeEntry(value []byte) (*entry, error) {
 		requested: le.RequestedMs, accepted: le.AcceptedMs, expire: le.ExpireMs, due: le.DueMs,
 		category: le.Category, traceparent: le.Traceparent, tracestate: le.Tracestate,
 		mut: mut{
-			state: le.State, attempt: le.Attempt, reason: le.HoldReason, until: le.HoldUntilMs,
+			state: le.State, attempt: le.Attempt, reason: le.HoldReason, until: le.HoldUntilMs, flowHold: le.FlowHold,
+			superseded: le.Superseded, resentBy: le.ResentBy,
 			unknownSince: le.UnknownSinceMs, decideBy: le.DecideByMs, cause: znsv1.UnknownCause(le.UnknownCause),
 			unresolved: le.UnresolvedPublished, msgID: le.MsgId, sent: le.SentMs, finished: le.FinishedMs,
 			failure: znsv1.FailureReason(le.FailureReason), code: le.ProviderCode, retries: le.Retries,
@@ -281,7 +313,9 @@ func decodeEntry(value []byte) (*entry, error) {
 	for _, s := range le.History {
 		e.history.add(s)
 	}
+	e.flow = limit.Flow{OA: le.OaId, Template: le.TemplateId, Campaign: le.CampaignId, Category: le.Category}
 	if le.Request != nil {
+		e.know(le.Request)
 		if err := e.seal(le.Request, le.MovedFrom); err != nil {
 			return nil, err
 		}

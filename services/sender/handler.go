@@ -9,6 +9,8 @@ import (
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/stream"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
 // unit is the part of *stream.Unit that the sender uses.
@@ -57,13 +59,22 @@ type handler struct {
 	mu    sync.RWMutex // guards the map, not what it holds: restores run beside the ticks
 	parts map[int32]*partition
 
+	// What decides which flows may start, and when: set before the engine runs. The first gate that is closed gives
+	// the reason.
+	gates            []gate
+	pace             pacer                                                          // nil: none
+	templateCategory func(oa, template string) (c notificationv1.Category, ok bool) // nil: no template is known
+	arrived          func(limit.Flow)                                               // is told of each request taken; may be nil
+	seedHold         func(limit.Flow, limit.Hold)                                   // is told what a restored ledger says of closed flows; may be nil
+
 	dispatch    *dispatcher
 	callbacks   *reconciler
 	clock       *clock
-	uncommitted int       // intents written but not yet confirmed
-	turn        int       // which partition starts first in the next tick
-	used        int64     // bytes of live entries
-	probed      time.Time // when an entry was last rewritten to see the broker's time
+	uncommitted int          // intents written but not yet confirmed
+	open        []*partition // of openParts
+	credit      [lanes]int   // starts of other lanes since one of this lane
+	used        int64        // bytes of live entries
+	probed      time.Time    // when an entry was last rewritten to see the broker's time
 }
 
 var _ stream.Handler = (*handler)(nil)
@@ -90,9 +101,8 @@ func (h *handler) Restore(p int32, r kafka.Record) error {
 func (h *handler) Restored(p int32) {
 	pt := h.partition(p)
 	now := time.Now()
-	n := len(pt.restoring)
 	orphans, broken := h.rebuild(pt, now)
-	h.log.Info("notifications restored", "partition", p, "waiting", n-orphans, "unknown", orphans, "finished", len(pt.done))
+	h.log.Info("notifications restored", "partition", p, "waiting", pt.live()-orphans, "unknown", orphans, "finished", len(pt.done))
 	if broken > 0 {
 		h.log.Error("ledger entries cannot be read and are left alone", "partition", p, "entries", broken)
 	}
@@ -142,7 +152,7 @@ func (h *handler) Dropped(p int32) {
 	h.dispatch.forget(pt)
 	h.uncommitted -= pt.uncommitted
 	h.used -= pt.bytes
-	for _, e := range pt.live {
+	for _, e := range pt.entries {
 		h.callbacks.track(e, false, false)
 	}
 	h.mu.Lock()
@@ -167,6 +177,7 @@ func (h *handler) work(tx tick) time.Time {
 	if trusted := h.clock.trusted(now); trusted {
 		again = h.timers(tx) || again
 		again = h.launches(tx) || again
+		again = h.tell(tx) || again
 		next = h.nextTimer(tx)
 	} else {
 		h.probeClock(tx)
@@ -178,73 +189,6 @@ func (h *handler) work(tx tick) time.Time {
 	return next
 }
 
-// nextTimer returns when the first timer of all partitions is due.
-func (h *handler) nextTimer(tx tick) time.Time {
-	next := int64(0)
-	see := func(at int64) {
-		if next == 0 || at < next {
-			next = at
-		}
-	}
-	for _, id := range tx.Partitions() {
-		if tx.Closing(id) {
-			continue
-		}
-		p := h.partition(id)
-		if e := p.timers.next(); e != nil {
-			see(e.timerAt)
-		}
-		if t, ok := p.tombs.front(); ok {
-			see(t.finished + h.settings.dedupe.Milliseconds())
-		}
-	}
-	if at := h.dispatch.reopens(tx.Now()); !at.IsZero() {
-		see(ms(at))
-	}
-	if next == 0 {
-		return time.Time{}
-	}
-	return fromMs(next)
-}
-
-// launches writes intents for those that may start, while there is room.
-func (h *handler) launches(tx tick) (again bool) {
-	parts := tx.Partitions()
-	if len(parts) == 0 {
-		return false
-	}
-	room := h.dispatch.room(tx.Now()) - h.uncommitted
-	h.turn++
-	idle := 0
-	for i := h.turn; room > 0 && idle < len(parts); i++ {
-		id := parts[i%len(parts)]
-		if tx.Closing(id) {
-			idle++
-			continue
-		}
-		p := h.partition(id)
-		e := p.next()
-		if e == nil {
-			idle++
-			continue
-		}
-		idle = 0
-		if tx.Full() {
-			p.putBack(e)
-			return true
-		}
-		u := tx.Unit(id, e.id.String())
-		if u == nil {
-			p.putBack(e)
-			return true
-		}
-		if h.launch(u, e) {
-			room--
-		}
-	}
-	return false
-}
-
 // orphans writes as UNKNOWN what was SENDING when its partition was restored: an earlier owner died in the call.
 func (h *handler) orphans(tx tick) (again bool) {
 	for _, id := range tx.Partitions() {
@@ -254,7 +198,7 @@ func (h *handler) orphans(tx tick) (again bool) {
 				return true
 			}
 			e, _ := p.orphans.popFront()
-			if e.state != stateUnknown || p.live[e.id] != e {
+			if e.state != stateUnknown || p.entry(e.id) != e {
 				continue // a callback was faster
 			}
 			u := tx.Unit(id, e.id.String())
@@ -262,7 +206,7 @@ func (h *handler) orphans(tx tick) (again bool) {
 				p.orphans.pushFront(e)
 				return true
 			}
-			u.Ledger(e.id.String(), e.encode())
+			h.write(u, e)
 			u.OnAbort(func() { p.orphans.pushFront(e) })
 			h.tellUnknown(u, e)
 		}
@@ -270,36 +214,17 @@ func (h *handler) orphans(tx tick) (again bool) {
 	return false
 }
 
-// timers does what became due: holds that end, expiry, policies of UNKNOWN, the end of a watch, tombstones.
-func (h *handler) timers(tx tick) (again bool) {
-	now := ms(tx.Now())
-	for _, id := range tx.Partitions() {
-		if tx.Closing(id) {
-			continue
+// tombstones forgets what finished longer ago than the dedupe window.
+func (h *handler) tombstones(tx tick, p *partition, now int64) (again bool) {
+	for n := 0; ; n++ {
+		t, ok := p.tombs.front()
+		if !ok || t.finished+h.settings.dedupe.Milliseconds() > now {
+			return false
 		}
-		p := h.partition(id)
-		for e := p.timers.next(); e != nil && e.timerAt <= now; e = p.timers.next() {
-			if tx.Full() {
-				return true
-			}
-			if !h.due(tx, e, now) {
-				return true
-			}
-		}
-		for n := 0; ; n++ {
-			t, ok := p.tombs.front()
-			if !ok || t.finished+h.settings.dedupe.Milliseconds() > now {
-				break
-			}
-			if tx.Full() || n == maxTombs {
-				return true
-			}
-			if !h.tombstone(tx, p, t) {
-				return true
-			}
+		if tx.Full() || n == maxTombs || !h.tombstone(tx, p, t) {
+			return true
 		}
 	}
-	return false
 }
 
 // maxTombs bounds what cleaning up takes of one tick.
@@ -331,9 +256,21 @@ func (h *handler) find(id uuid.UUID) *entry {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, p := range h.parts {
-		if e := p.live[id]; e != nil {
+		if e := p.entry(id); e != nil {
 			return e
 		}
 	}
 	return nil
+}
+
+// seed tells the gates what a restored entry says of its flow.
+func (h *handler) seed(e *entry) {
+	if h.seedHold == nil {
+		return
+	}
+	hold := limit.Hold{Reason: e.reason}
+	if e.until != 0 {
+		hold.Until = fromMs(e.until)
+	}
+	h.seedHold(e.flow, hold)
 }

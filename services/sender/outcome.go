@@ -12,38 +12,6 @@ import (
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
 
-// update applies f to e, writes the entry and puts it where its new state says. All of that is undone with the unit.
-func (h *handler) update(u unit, e *entry, f func()) {
-	p, before, now := e.p, e.mut, ms(u.Now())
-	f()
-	u.Ledger(e.id.String(), e.encode())
-	if e.keepsRequest() {
-		p.place(e, now)
-		if e.state != stateSending {
-			e.req = nil // it waits now: the decoded form is several times the size
-		}
-		u.OnAbort(func() {
-			e.mut = before
-			p.place(e, now)
-		})
-		return
-	}
-	p.remove(e)
-	p.finish(e.id, doneEntry{offset: e.offset, hash: shortHash(e.hash[:]), finished: e.finished})
-	u.OnAbort(func() {
-		delete(p.done, e.id)
-		p.tombs.popBack()
-		e.mut = before
-		p.readd(e, now)
-	})
-}
-
-// hold makes e wait for reason, until the given time or, with 0, until something ends the wait.
-func (e *entry) hold(reason ledgerv1.HoldReason, until, now int64) {
-	e.state, e.reason, e.until = stateHeld, reason, until
-	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_HELD, HoldReason: reason, UntilMs: until})
-}
-
 // maxResults is how many attempts an entry tells of.
 const maxResults = 16
 

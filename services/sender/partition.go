@@ -1,36 +1,45 @@
 package sender
 
 import (
+	"hash/maphash"
 	"sync/atomic"
 
 	"github.com/google/uuid"
 
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
 // partition is the state of one partition that this member owns. The tick lock guards it, except what is atomic.
 //
-// Each live entry is in at most one place of each kind, which [partition.place] derives from its state: the line of
-// its order scope, the queue of those ready to start, the timer heap. No tick looks at more entries than change in it.
+// Each live notification has a slot, and an entry while there is memory for it. It is in at most one place of each
+// kind, which [partition.place] derives from its state: the line of its order, a heap of its flow with those that may
+// start, the timer heap of its lane. No tick looks at more notifications than change in it.
 type partition struct {
 	id       int32
 	rules    *rules
-	used     *int64      // bytes of live entries of all partitions
+	used     *int64      // bytes of entries in memory, of all partitions
 	interest *reconciler // is told which entries have open attempts
 
-	live   map[uuid.UUID]*entry
-	done   map[uuid.UUID]doneEntry // terminal: the memory of what was there
-	tombs  deque[tomb]             // terminal, in the order in which they became so
-	scopes map[string]*scope
-	ready  deque[*entry]
-	stale  int // entries in ready that are gone
-	timers timerHeap
+	slots     arena
+	ids       ids
+	entries   map[ref]*entry // those in memory
+	flows     []*flow
+	flowIndex map[limit.Flow]uint32
+	freeFlows []uint32
+	lanes     [lanes]lane
+	scopes    scopes
+
+	done  map[uuid.UUID]doneEntry // terminal: the memory of what was there
+	tombs deque[tomb]             // terminal, in the order in which they became so
 
 	restoring map[uuid.UUID][]byte // while the ledger is read: the latest record of each entry that is not terminal
+	reserved  map[string][]byte    // latest ledger records under keys that are no notification's
 	orphans   deque[*entry]        // SENDING when restored: to be written as UNKNOWN
 
-	bytes        int64 // of live entries
+	bytes        int64 // of entries in memory
 	uncommitted  int   // intents written but not yet confirmed
 	lastAccepted int64
 	upSince      int64 // since when this member works on the partition, ms
@@ -45,7 +54,7 @@ type partition struct {
 // doneEntry is what memory keeps of a terminal entry.
 type doneEntry struct {
 	offset   int64
-	hash     uint64 // the first eight bytes of the payload's hash
+	hash     uint32
 	finished int64
 }
 
@@ -55,10 +64,13 @@ type tomb struct {
 }
 
 func newPartition(id int32, h *handler) *partition {
-	return &partition{
-		id: id, rules: &h.rules, used: &h.used, interest: h.callbacks, live: map[uuid.UUID]*entry{}, done: map[uuid.UUID]doneEntry{}, scopes: map[string]*scope{},
-		restoring: map[uuid.UUID][]byte{},
+	p := &partition{
+		id: id, rules: &h.rules, used: &h.used, interest: h.callbacks, entries: map[ref]*entry{},
+		flowIndex: map[limit.Flow]uint32{}, done: map[uuid.UUID]doneEntry{}, restoring: map[uuid.UUID][]byte{}, reserved: map[string][]byte{},
 	}
+	p.ids.init()
+	p.scopes.init()
+	return p
 }
 
 // rules is what of the configuration decides where entries stand.
@@ -68,109 +80,126 @@ type rules struct {
 	watch           int64 // how long a FAILED(UNRESOLVED) is watched
 }
 
-// sched is where the schedule has an entry.
-type sched struct {
-	scope    *scope
-	inLine   bool // stands in its scope's line
-	inReady  bool // stands in the ready queue
-	runnable bool // may start as soon as its turn comes
-	timer    int  // index in the timer heap + 1; 0: none
-	timerAt  int64
-	counted  int   // index in partition.waiting + 1
-	listened bool  // the reconciler listens for its callbacks
-	wanting  bool  // and only a callback can settle an attempt of it
-	decideAt int64 // when to look again whether the policy may act
+func (p *partition) at(r ref) *slot { return p.slots.at(r) }
+
+// find returns the slot of a live notification; 0: there is none.
+func (p *partition) find(id uuid.UUID) ref { return p.ids.find(&p.slots, id) }
+
+// entry returns the live notification with the given id; nil: there is none, or it is not in memory.
+func (p *partition) entry(id uuid.UUID) *entry { return p.entries[p.find(id)] }
+
+// live is how many notifications are not finished.
+func (p *partition) live() int { return p.slots.n }
+
+// anyWaiting returns one that waits; nil: there is none in memory.
+func (p *partition) anyWaiting() *entry {
+	for _, e := range p.entries {
+		if e.state != stateSending {
+			return e
+		}
+	}
+	return nil
 }
 
-// add makes e known. Its scope, when it has one, is found by key.
-func (p *partition) add(e *entry, scopeKey string, now int64) {
-	e.p = p
-	p.live[e.id] = e
-	p.bytes += e.size()
-	*p.used += e.size()
-	if scopeKey != "" {
-		s := p.scopes[scopeKey]
-		if s == nil {
-			s = &scope{key: scopeKey}
-			p.scopes[scopeKey] = s
-		}
-		s.members++
-		e.scope = s
+// add makes e known.
+func (p *partition) add(e *entry, now int64) {
+	r := p.slots.alloc()
+	s := p.at(r)
+	s.id, s.offset, s.expire, s.due, s.hash = e.id, to48(e.offset), to48(e.expire), to48(e.due), shortHash(e.hash[:])
+	f := p.flowOf(e.flow)
+	f.members++
+	s.flow, e.flow = f.index, f.key
+	p.ids.insert(&p.slots, r)
+	e.p, e.ref = p, r
+	p.attach(e)
+	if e.order != 0 {
+		s.scope = p.scopes.enter(e.order)
 	}
 	p.place(e, now)
 }
 
 // remove forgets e, whatever its state.
 func (p *partition) remove(e *entry) {
-	delete(p.live, e.id)
-	p.bytes -= e.size()
-	*p.used -= e.size()
+	r := e.ref
+	s := p.at(r)
 	p.interest.track(e, false, false)
-	p.setTimer(e, 0)
-	p.count(e, 0)
-	if e.inReady {
-		p.stale++
-		p.tidyReady()
+	p.setTimer(r, s, 0)
+	p.count(s, 0)
+	s.set(flagRunnable, false)
+	p.reheap(r, s)
+	if s.scope != 0 {
+		sc := p.scopes.at(s.scope)
+		p.leaveLine(sc, r, s)
+		sc.release(r)
+		p.promote(sc)
+		p.scopes.leave(s.scope)
 	}
-	e.runnable, e.inReady = false, false
-	if s := e.scope; s != nil {
-		s.leave(e)
-		s.release(e)
-		if s.members--; s.members == 0 {
-			delete(p.scopes, s.key)
-		}
-		p.promote(s)
-	}
+	p.detach(e)
+	p.ids.remove(&p.slots, r)
+	p.leaveFlow(p.flows[s.flow])
+	p.slots.release(r)
+	e.ref = 0
 }
 
-// readd undoes remove.
-func (p *partition) readd(e *entry, now int64) {
-	key := ""
-	if e.scope != nil {
-		key = e.scope.key
-	}
-	e.sched = sched{}
-	p.add(e, key, now)
+// attach keeps e in memory.
+func (p *partition) attach(e *entry) {
+	p.entries[e.ref] = e
+	p.bytes += e.size()
+	*p.used += e.size()
+}
+
+func (p *partition) detach(e *entry) {
+	delete(p.entries, e.ref)
+	p.bytes -= e.size()
+	*p.used -= e.size()
 }
 
 // place puts e where its state says.
 func (p *partition) place(e *entry, now int64) {
+	s := p.at(e.ref)
 	line, runnable, timer := e.wants(now, p.rules)
-	e.runnable = runnable
-	p.setTimer(e, timer)
-	p.count(e, 1+waitIndex(e))
+	s.state, s.reason = uint8(e.state), uint8(e.reason)
+	s.set(flagFlowHold, e.state == stateHeld && e.flowHold)
+	p.count(s, 1+waitIndex(e))
 	p.interest.track(e, len(e.open) > 0, len(e.open) > 0 && (e.state != stateSending || len(e.open) > 1))
-	s := e.scope
-	if s == nil {
-		p.push(e)
-		return
-	}
-	if e.state == stateSending {
-		s.busy = e
-	} else {
-		s.release(e)
-	}
-	switch {
-	case line && !e.inLine:
-		s.join(e)
-	case !line && e.inLine:
-		s.leave(e)
-	}
-	p.promote(s)
+	p.arrange(e.ref, s, line, runnable, timer)
 }
 
-// count keeps the number of entries by why they wait; index 0: e is not counted any more.
-func (p *partition) count(e *entry, index int) {
-	if e.counted == index {
+// resume lets what waited for a time of its own start. Its entry need not be in memory.
+func (p *partition) resume(r ref, s *slot) { p.arrange(r, s, true, true, s.expire.get()+1) }
+
+func (p *partition) arrange(r ref, s *slot, line, runnable bool, timer int64) {
+	s.set(flagRunnable, runnable)
+	p.setTimer(r, s, timer)
+	if s.scope != 0 {
+		sc := p.scopes.at(s.scope)
+		if ledgerv1.State(s.state) == stateSending {
+			sc.busy = r
+		} else {
+			sc.release(r)
+		}
+		if line {
+			p.joinLine(sc, r, s)
+		} else {
+			p.leaveLine(sc, r, s)
+		}
+		p.promote(sc)
+	}
+	p.reheap(r, s)
+}
+
+// count keeps the number of entries by why they wait; index 0: it is not counted any more.
+func (p *partition) count(s *slot, index int) {
+	if int(s.count) == index {
 		return
 	}
-	if e.counted > 0 {
-		p.waiting[e.counted-1].Add(-1)
+	if s.count > 0 {
+		p.waiting[s.count-1].Add(-1)
 	}
 	if index > 0 {
 		p.waiting[index-1].Add(1)
 	}
-	e.counted = index
+	s.count = uint8(index) //nolint:gosec // G115: few reasons
 }
 
 // wants derives from e's state whether it stands in its order's line, whether it may start, and when it is to be
@@ -181,22 +210,19 @@ func (e *entry) wants(now int64, r *rules) (line, runnable bool, timer int64) {
 	case stateAccepted:
 		return true, true, expiry
 	case stateHeld:
-		switch e.reason {
-		case ledgerv1.HoldReason_HOLD_REASON_ORDER:
+		if e.reason == ledgerv1.HoldReason_HOLD_REASON_ORDER {
 			return true, true, expiry
-		case ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, ledgerv1.HoldReason_HOLD_REASON_OPERATOR,
-			ledgerv1.HoldReason_HOLD_REASON_ACCOUNT, ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW:
-			line = false
-		default:
-			line = true
+		}
+		if e.flowHold { // the gates decide
+			return blocks(e.reason), true, expiry
 		}
 		if e.until == 0 {
-			return line, false, expiry
+			return blocks(e.reason), false, expiry
 		}
 		if e.until <= now {
 			return true, true, expiry
 		}
-		return line, false, min(e.until, expiry)
+		return blocks(e.reason), false, min(e.until, expiry)
 	case stateSending:
 		return true, false, 0
 	case stateUnknown:
@@ -216,105 +242,131 @@ func (e *entry) wants(now int64, r *rules) (line, runnable bool, timer int64) {
 	return false, false, 0
 }
 
-// push puts e at the end of the ready queue when it may start.
-func (p *partition) push(e *entry) {
-	if e.runnable && !e.inReady {
-		e.inReady = true
-		p.ready.pushBack(e)
+// setTimer arms, moves or, with 0, stops the timer of a slot.
+func (p *partition) setTimer(r ref, s *slot, at int64) {
+	h := &p.lanes[p.flows[s.flow].lane].timers
+	switch {
+	case at == 0 && s.timer == 0:
+	case at == 0:
+		h.remove(&p.slots, r)
+	case s.timer == 0:
+		s.at = to48(at)
+		h.push(&p.slots, r)
+	case at != s.at.get():
+		s.at = to48(at)
+		h.fix(&p.slots, r)
 	}
 }
 
-// promote lets the first in line start when nothing of its scope is under way.
-func (p *partition) promote(s *scope) {
-	if s.busy == nil && len(s.line) > 0 {
-		p.push(s.line[0])
-	}
-}
-
-// next takes the next entry that may start from the ready queue; nil: none. What became unfit since it was queued is
-// skipped: its own change of state put it where it belongs.
-func (p *partition) next() *entry {
-	for {
-		e, ok := p.ready.popFront()
-		if !ok {
-			return nil
-		}
-		if !e.inReady {
-			p.stale = max(p.stale-1, 0)
-			continue
-		}
-		e.inReady = false
-		if !e.runnable || e.scope != nil && (e.scope.busy != nil || len(e.scope.line) == 0 || e.scope.line[0] != e) {
-			continue
-		}
-		return e
-	}
-}
-
-// tidyReady drops what is gone from the ready queue, so that a long standstill in which much expires costs no memory.
-func (p *partition) tidyReady() {
-	if p.stale < 1024 || p.stale < p.ready.len()/2 {
-		return
-	}
-	p.stale = 0
-	for range p.ready.len() {
-		if e, _ := p.ready.popFront(); e.inReady && p.live[e.id] == e {
-			p.ready.pushBack(e)
+// nextTimer returns when the first timer is due; 0: there is none.
+func (p *partition) nextTimer() (at int64) {
+	for i := range p.lanes {
+		if r := p.lanes[i].timers.first(); r != 0 {
+			if t := p.at(r).at.get(); at == 0 || t < at {
+				at = t
+			}
 		}
 	}
+	return at
 }
 
-// putBack undoes next.
-func (p *partition) putBack(e *entry) {
-	if !e.inReady {
-		e.inReady = true
-		p.ready.pushFront(e)
+// reheap puts r into the heap of its flow that it belongs to, or takes it out.
+func (p *partition) reheap(r ref, s *slot) {
+	f := p.flows[s.flow]
+	in, which := p.mayStart(r, s), 1-f.toldIn
+	if reason := ledgerv1.HoldReason(s.reason); in && s.has(flagFlowHold) && (blocks(reason) || !s.has(flagInLine)) {
+		if f.heaps[f.toldIn].len() == 0 {
+			f.told = reason
+		}
+		if f.told == reason {
+			which = f.toldIn
+		}
 	}
-}
-
-// scope is an order: those of one OA and ordering_key.
-type scope struct {
-	key     string
-	line    []*entry // those that have a place, first to go first
-	busy    *entry   // the one under way
-	members int      // live entries, in line or not
-}
-
-func (s *scope) release(e *entry) {
-	if s.busy == e {
-		s.busy = nil
-	}
-}
-
-// join gives e its place: by the time at which it was due, then by its offset. accepted never decreases with the
-// offset, so the same order comes out again after a restore.
-func (s *scope) join(e *entry) {
-	i := len(s.line)
-	for i > 0 && before(e, s.line[i-1]) {
-		i--
-	}
-	s.line = append(s.line, nil)
-	copy(s.line[i+1:], s.line[i:])
-	s.line[i] = e
-	e.inLine = true
-}
-
-func (s *scope) leave(e *entry) {
-	if !e.inLine {
-		return
-	}
-	e.inLine = false
-	for i, x := range s.line {
-		if x == e {
-			s.line = append(s.line[:i], s.line[i+1:]...)
+	if s.heap != 0 {
+		was := b2i(s.has(flagSecond))
+		if in && which == was {
 			return
 		}
+		f.heaps[was].remove(&p.slots, r)
 	}
+	if in {
+		s.set(flagSecond, which == 1)
+		f.heaps[which].push(&p.slots, r)
+	}
+	p.refresh(f)
 }
 
-func before(a, b *entry) bool {
-	if a.due != b.due {
-		return a.due < b.due
+func b2i(b bool) int {
+	if b {
+		return 1
 	}
-	return a.offset < b.offset
+	return 0
+}
+
+// mayStart reports whether nothing but its flow keeps r from starting. One whose flow is closed for a reason that lets
+// others of its order pass has no place in line: it takes one when it is its turn.
+func (p *partition) mayStart(r ref, s *slot) bool {
+	if !s.has(flagRunnable) {
+		return false
+	}
+	if s.scope == 0 || !s.has(flagInLine) {
+		return true
+	}
+	sc := p.scopes.at(s.scope)
+	return sc.busy == 0 && sc.head == r
+}
+
+// takePlace makes one that gave way while its flow was closed stand in line again. It reports whether it may start.
+func (p *partition) takePlace(r ref, s *slot) bool {
+	if s.scope != 0 && !s.has(flagInLine) {
+		sc := p.scopes.at(s.scope)
+		p.joinLine(sc, r, s)
+		p.promote(sc)
+		p.reheap(r, s)
+	}
+	return p.mayStart(r, s)
+}
+
+// giveWay undoes takePlace: its flow is closed again.
+func (p *partition) giveWay(r ref, s *slot) {
+	if s.scope != 0 {
+		sc := p.scopes.at(s.scope)
+		p.leaveLine(sc, r, s)
+		p.promote(sc)
+	}
+	p.reheap(r, s)
+}
+
+// finish remembers a terminal entry until its tombstone.
+func (p *partition) finish(id uuid.UUID, d doneEntry) {
+	p.done[id] = d
+	p.tombs.pushBack(tomb{id, d.finished})
+}
+
+// unfinish undoes finish.
+func (p *partition) unfinish(id uuid.UUID) {
+	delete(p.done, id)
+	p.tombs.popBack()
+}
+
+// orderSeed makes orders' hashes differ from program to program, so that nobody can choose keys that meet.
+var orderSeed = maphash.MakeSeed()
+
+// orderOf names the order that a request belongs to; 0: none. Two orders that meet in one hash wait for each other
+// now and then, and nothing else comes of it.
+func orderOf(req *notificationv1.NotificationRequested) uint64 {
+	if req.GetOrderingKey() == "" {
+		return 0
+	}
+	return hashOf(req.GetOaId(), req.GetOrderingKey())
+}
+
+func hashOf(parts ...string) uint64 {
+	var m maphash.Hash
+	m.SetSeed(orderSeed)
+	for _, s := range parts {
+		_, _ = m.WriteString(s)
+		_ = m.WriteByte(0)
+	}
+	return max(m.Sum64(), 1)
 }

@@ -29,7 +29,7 @@ type track struct {
 // snapshot is everything about a notification that an aborted transaction must leave as it was.
 func snapshot(c *core, id uuid.UUID) string {
 	for _, p := range c.h.parts {
-		if e := p.live[id]; e != nil {
+		if e := p.entry(id); e != nil {
 			return fmt.Sprintf("%s att=%d open=%d unres=%v dec=%d until=%d res=%d", describeState(e), e.attempt, len(e.open), e.unresolved, e.decideBy, e.until, len(e.results))
 		}
 		if d, ok := p.done[id]; ok {
@@ -222,9 +222,9 @@ func runRandom(t *testing.T, seed uint64) {
 		}
 	}
 	for _, p := range c.h.parts {
-		if len(p.live) != 0 || len(p.scopes) != 0 || len(p.timers) != 0 || p.bytes != 0 || p.calls.Load() != 0 || p.ended.Load() != 0 || p.uncommitted != 0 {
-			t.Errorf("left: live %d scopes %d timers %d bytes %d calls %d ended %d", len(p.live), len(p.scopes), len(p.timers), p.bytes, p.calls.Load(), p.ended.Load())
-			for e := range maps.Values(p.live) {
+		if p.live() != 0 || p.places() != 0 || p.bytes != 0 || p.calls.Load() != 0 || p.ended.Load() != 0 || p.uncommitted != 0 {
+			t.Errorf("left: live %d places %d bytes %d calls %d ended %d", p.live(), p.places(), p.bytes, p.calls.Load(), p.ended.Load())
+			for e := range maps.Values(p.entries) {
 				t.Log(snapshot(c, e.id))
 			}
 		}

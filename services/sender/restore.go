@@ -2,6 +2,8 @@ package sender
 
 import (
 	"bytes"
+	"cmp"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -80,6 +82,10 @@ func (g *glance) live() bool {
 
 // restore takes one record of the partition's ledger.
 func (p *partition) restore(r kafka.Record) error {
+	if len(r.Key) > 0 && r.Key[0] == 0 {
+		p.restoreReserved(r)
+		return nil
+	}
 	id, err := uuid.ParseBytes(r.Key)
 	if err != nil {
 		return fmt.Errorf("ledger record at offset %d: its key is no notification_id", r.Offset)
@@ -110,10 +116,13 @@ func (p *partition) restore(r kafka.Record) error {
 	return nil
 }
 
-// finish remembers a terminal entry until its tombstone.
-func (p *partition) finish(id uuid.UUID, d doneEntry) {
-	p.done[id] = d
-	p.tombs.pushBack(tomb{id, d.finished})
+// restoreReserved keeps the latest record under a key that is no notification's: state of a partition's own.
+func (p *partition) restoreReserved(r kafka.Record) {
+	if r.Value == nil {
+		delete(p.reserved, string(r.Key))
+		return
+	}
+	p.reserved[string(r.Key)] = bytes.Clone(r.Value)
 }
 
 // rebuild makes the live state from what the ledger held. It returns how many were SENDING, and how many records
@@ -133,10 +142,7 @@ func (h *handler) rebuild(p *partition, at time.Time) (orphans, broken int) {
 	}
 	p.restoring = nil
 	slices.SortFunc(entries, func(a, b *entry) int {
-		if before(a, b) {
-			return -1
-		}
-		return 1
+		return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.offset, b.offset))
 	})
 	oldest := int64(0)
 	for _, e := range entries {
@@ -154,8 +160,11 @@ func (h *handler) rebuild(p *partition, at time.Time) (orphans, broken int) {
 				oldest = a.intent
 			}
 		}
-		p.add(e, scopeKey(req), now)
+		p.add(e, now)
 		e.req = nil
+		if e.flowHold {
+			h.seed(e)
+		}
 	}
 	if oldest != 0 {
 		h.callbacks.need(fromMs(oldest), true)
@@ -169,18 +178,9 @@ func (h *handler) judge(e *entry, req *notificationv1.NotificationRequested) {
 	e.window = h.settings.window(e.category)
 }
 
-func shortHash(b []byte) uint64 {
-	var v uint64
-	for _, x := range b[:min(len(b), 8)] {
-		v = v<<8 | uint64(x)
+func shortHash(b []byte) uint32 {
+	if len(b) < 4 {
+		return 0
 	}
-	return v
-}
-
-// scopeKey names the order that a request belongs to; empty: none.
-func scopeKey(req *notificationv1.NotificationRequested) string {
-	if req.GetOrderingKey() == "" {
-		return ""
-	}
-	return req.GetOaId() + "\x00" + req.GetOrderingKey()
+	return binary.BigEndian.Uint32(b)
 }

@@ -42,8 +42,8 @@ func TestAbortUndoesEverything(t *testing.T) {
 	c.tick(false, r, r2)
 	c.want(id, "none")
 	p := c.h.partition(r.Partition)
-	if len(c.calls) != 0 || c.h.uncommitted != 0 || c.h.used != 0 || p.calls.Load() != 0 || len(p.scopes) != 0 || len(p.timers) != 0 {
-		t.Fatalf("left after an abort: %d calls, %d uncommitted, %d bytes, %d scopes, %d timers", len(c.calls), c.h.uncommitted, c.h.used, len(p.scopes), len(p.timers))
+	if len(c.calls) != 0 || c.h.uncommitted != 0 || c.h.used != 0 || p.calls.Load() != 0 || p.places() != 0 {
+		t.Fatalf("left after an abort: %d calls, %d uncommitted, %d bytes, %d places", len(c.calls), c.h.uncommitted, c.h.used, p.places())
 	}
 	c.tick(true, r, r2)
 	c.want(id, "SENDING(1)")

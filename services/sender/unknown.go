@@ -73,7 +73,7 @@ func (h *handler) due(tx tick, e *entry, now int64) bool {
 		// The watch is over: the request leaves the ledger.
 		h.update(u, e, func() { e.open = nil })
 	default:
-		p.setTimer(e, 0)
+		p.setTimer(e.ref, p.at(e.ref), 0)
 	}
 	return true
 }

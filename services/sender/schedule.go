@@ -1,0 +1,302 @@
+package sender
+
+import (
+	"math"
+	"time"
+
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+)
+
+const (
+	// laneShare: of so many starts one goes to each lower lane in which something may start, so that none starves.
+	laneShare = 16
+	// timersPerTick bounds what ends of waits take of one tick: a million of them at 06:00 must not hold up an OTP.
+	timersPerTick = 2000
+	// tellAfter is how long a flow must be closed before those that waited in it already are written as HELD.
+	tellAfter = time.Second
+	// tellsPerTick bounds how many of them one tick writes.
+	tellsPerTick = 100
+)
+
+// round is the choosing of one tick.
+type round struct {
+	h     *handler
+	now   time.Time
+	parts []*partition
+}
+
+// openParts are the partitions for which something may start.
+func (h *handler) openParts(tx tick) []*partition {
+	h.open = h.open[:0]
+	for _, id := range tx.Partitions() {
+		if !tx.Closing(id) {
+			h.open = append(h.open, h.partition(id))
+		}
+	}
+	return h.open
+}
+
+// reopen makes candidates of the flows whose time to be looked at again has come.
+func (h *handler) reopen(p *partition, now time.Time) {
+	at, version := ms(now), h.version()
+	for i := range p.lanes {
+		l := &p.lanes[i]
+		for j := len(l.parked) - 1; j >= 0; j-- {
+			if f := l.parked[j]; f.until <= at || f.closed && f.version != version {
+				p.unpark(f)
+			}
+		}
+	}
+}
+
+// best returns the open flow of a lane whose first is the most urgent of all partitions; nil: there is none.
+func (r *round) best(lane int) (bp *partition, bf *flow) {
+	for _, p := range r.parts {
+		l := &p.lanes[lane]
+		for len(l.open) > 0 {
+			f := l.open[0]
+			if !r.h.isOpen(f, r.now) {
+				p.park(f, f.reopens(), false)
+				continue
+			}
+			if !p.settleFirst(f) {
+				continue
+			}
+			if bf == nil || (byExpiry{}).before(p.at(f.first(&p.slots)), bp.at(bf.first(&bp.slots))) {
+				bp, bf = p, f
+			}
+			break
+		}
+	}
+	return bp, bf
+}
+
+// settleFirst makes the first of an open flow take its place in its order, when it gave that up while the flow was
+// closed. False: another one is first now, or f has none.
+func (p *partition) settleFirst(f *flow) bool {
+	r := f.first(&p.slots)
+	if s := p.at(r); s.scope != 0 && !s.has(flagInLine) {
+		return p.takePlace(r, s) && f.place != 0 && f.first(&p.slots) == r
+	}
+	return true
+}
+
+// choose returns the partition and the flow whose first is to start next: of the first lane that has one, but now and
+// then of a lower one. urgent: of the first lane only.
+func (r *round) choose(urgent bool) (p *partition, f *flow, lane int) {
+	if urgent {
+		p, f = r.best(0)
+		return p, f, 0
+	}
+	first := -1
+	for l := range lanes {
+		bp, bf := r.best(l)
+		switch {
+		case bf == nil:
+			r.h.credit[l] = 0
+		case first < 0:
+			first, p, f, lane = l, bp, bf, l
+		case r.h.credit[l] >= laneShare-1:
+			return bp, bf, l
+		}
+	}
+	return p, f, lane
+}
+
+// started keeps account of the lanes' shares.
+func (h *handler) started(lane int) {
+	h.credit[lane] = 0
+	for l := 1; l < lanes; l++ {
+		if l != lane {
+			h.credit[l]++
+		}
+	}
+}
+
+// launches writes intents for those that may start, while there is room. OTPs may start in a transaction that is full
+// already: one that is busy with other things must not hold them up.
+func (h *handler) launches(tx tick) (again bool) {
+	now := tx.Now()
+	r := &round{h: h, now: now, parts: h.openParts(tx)}
+	for _, p := range r.parts {
+		h.reopen(p, now)
+	}
+	room := h.dispatch.room(now) - h.uncommitted
+	for room > 0 {
+		p, f, lane := r.choose(tx.Full())
+		if f == nil {
+			return tx.Full()
+		}
+		e := p.entries[f.first(&p.slots)]
+		undo, ok := h.takePace(p, f, now)
+		if !ok {
+			continue
+		}
+		u := tx.Unit(p.id, e.id.String())
+		if u == nil {
+			undo()
+			return true
+		}
+		if !h.launch(u, e) {
+			undo()
+			p.drop(e.ref) // its timer ends it
+			continue
+		}
+		u.OnAbort(undo)
+		h.started(lane)
+		room--
+	}
+	return false
+}
+
+// takePace takes what one call of f needs. False: f is parked.
+func (h *handler) takePace(p *partition, f *flow, now time.Time) (undo func(), ok bool) {
+	if h.pace == nil {
+		return func() {}, true
+	}
+	undo, next, ok := h.pace.Take(now, f.key)
+	switch {
+	case !ok && next.After(now):
+		p.park(f, ms(next), false)
+	case !ok:
+		p.park(f, ms(now), false) // looked at again in the next tick
+	case undo == nil:
+		undo = func() {}
+	}
+	return undo, ok
+}
+
+// drop takes r out of what may start, until its state changes.
+func (p *partition) drop(r ref) {
+	s := p.at(r)
+	s.set(flagRunnable, false)
+	p.reheap(r, s)
+}
+
+// timers does what became due: waits that end, expiry, policies of UNKNOWN, the end of a watch, tombstones.
+func (h *handler) timers(tx tick) (again bool) {
+	now := ms(tx.Now())
+	for n := 0; ; {
+		// The lane first, then the partition: an OTP's timer does not wait behind a million promotions'.
+		p, r := h.dueTimer(tx, now)
+		if r == 0 {
+			break
+		}
+		if n++; n > timersPerTick || tx.Full() {
+			return true
+		}
+		s := p.at(r)
+		if st := ledgerv1.State(s.state); (st == stateAccepted || st == stateHeld) && now <= s.expire.get() {
+			p.resume(r, s)
+			continue
+		}
+		if !h.due(tx, p.entries[r], now) {
+			return true
+		}
+	}
+	for _, p := range h.openParts(tx) {
+		if h.tombstones(tx, p, now) {
+			again = true
+		}
+	}
+	return again
+}
+
+// dueTimer returns a slot whose timer is due, of the first lane that has one.
+func (h *handler) dueTimer(tx tick, now int64) (*partition, ref) {
+	parts := h.openParts(tx)
+	for l := range lanes {
+		for _, p := range parts {
+			if r := p.lanes[l].timers.first(); r != 0 && p.at(r).at.get() <= now {
+				return p, r
+			}
+		}
+	}
+	return nil, 0
+}
+
+// tell writes as HELD those that were waiting already when their flow closed, a few in each tick, so that the ledger
+// tells soon why they wait, and so that those behind them in their order can pass when the reason lets them.
+func (h *handler) tell(tx tick) (again bool) {
+	now, n := tx.Now(), 0
+	for _, p := range h.openParts(tx) {
+		for i := range p.lanes {
+			for j := 0; j < len(p.lanes[i].parked); j++ {
+				f := p.lanes[i].parked[j]
+				if f.loading || f.ready() == 0 || h.isOpen(f, now) || ms(now)-f.closedAt < tellAfter.Milliseconds() {
+					continue
+				}
+				f.retell()
+				for f.untold().len() > 0 {
+					if n++; n > tellsPerTick || tx.Full() {
+						return true
+					}
+					if !h.tellHeld(tx, p, f, f.untold().first()) {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return false
+}
+
+// retell makes those that were told of another reason be told of the present one.
+func (f *flow) retell() {
+	if f.untold().len() == 0 && f.told != f.hold.Reason {
+		f.toldIn = 1 - f.toldIn
+	}
+	if f.heaps[f.toldIn].len() == 0 {
+		f.told = f.hold.Reason
+	}
+}
+
+func (h *handler) tellHeld(tx tick, p *partition, f *flow, r ref) bool {
+	s, reason := p.at(r), f.hold.Reason
+	if ledgerv1.State(s.state) == stateHeld && s.has(flagFlowHold) && ledgerv1.HoldReason(s.reason) == reason {
+		p.giveWay(r, s)
+		return true
+	}
+	e := p.entries[r]
+	u := tx.Unit(p.id, e.id.String())
+	if u == nil {
+		return false
+	}
+	now, until := ms(u.Now()), untilMs(f.hold.Until)
+	h.update(u, e, func() { e.holdOfFlow(reason, until, now) })
+	return true
+}
+
+// nextTimer returns when the first timer of all partitions is due, or a parked flow is to be looked at.
+func (h *handler) nextTimer(tx tick) time.Time {
+	next := int64(math.MaxInt64)
+	see := func(at int64) {
+		if at != 0 {
+			next = min(next, at)
+		}
+	}
+	now := tx.Now()
+	for _, p := range h.openParts(tx) {
+		see(p.nextTimer())
+		if t, ok := p.tombs.front(); ok {
+			see(t.finished + h.settings.dedupe.Milliseconds())
+		}
+		for i := range p.lanes {
+			for _, f := range p.lanes[i].parked {
+				if f.until > ms(now) {
+					see(f.until)
+				}
+				if at := f.closedAt + tellAfter.Milliseconds(); f.closed && f.untold().len() > 0 && at > ms(now) {
+					see(at)
+				}
+			}
+		}
+	}
+	if at := h.dispatch.reopens(now); !at.IsZero() {
+		see(ms(at))
+	}
+	if next == math.MaxInt64 {
+		return time.Time{}
+	}
+	return fromMs(next)
+}
