@@ -178,6 +178,7 @@ func (h *handler) work(tx tick) time.Time {
 		again = h.timers(tx) || again
 		again = h.launches(tx) || again
 		again = h.tell(tx) || again
+		again = h.workJobs(tx) || again
 		next = h.nextTimer(tx)
 	} else {
 		h.probeClock(tx)

@@ -38,6 +38,7 @@ type partition struct {
 	restoring map[uuid.UUID][]byte // while the ledger is read: the latest record of each entry that is not terminal
 	reserved  map[string][]byte    // latest ledger records under keys that are no notification's
 	orphans   deque[*entry]        // SENDING when restored: to be written as UNKNOWN
+	jobs      deque[*job]
 
 	bytes        int64 // of entries in memory
 	uncommitted  int   // intents written but not yet confirmed

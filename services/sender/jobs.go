@@ -1,0 +1,136 @@
+package sender
+
+import (
+	"github.com/google/uuid"
+
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	"github.com/znshub/znshub/services/sender/limit"
+)
+
+// job does something once with live notifications of one partition, whatever they wait for: those with the given ids,
+// or all that match. Those that were accepted after it began may be left out. A tick does a bounded part of it, and
+// commits that; entries that are not in memory are read from the ledger first. The tick lock is held over its
+// functions.
+//
+// It ends with its partition: who needs it done writes down in done that it is, and begins it again after a restore.
+type job struct {
+	ids   []uuid.UUID           // only these; nil: all that match
+	match func(v slotView) bool // is asked of each when ids is nil; nil: all
+	// do may change e (update, fail, settle) or leave it as it is. It is called again when its unit is undone.
+	do func(u unit, e *entry)
+	// done is called when do was called and committed for all of them. False: ask again in the next tick.
+	done func(tx tick) bool
+
+	cursor ref         // the next slot to look at
+	next   int         // the next of ids
+	again  []uuid.UUID // to be done once more: their unit was undone
+	open   int         // units that are not yet committed
+}
+
+// slotView is what can be seen of a live notification without its entry.
+type slotView struct {
+	ID     uuid.UUID
+	Flow   limit.Flow
+	State  ledgerv1.State
+	Reason ledgerv1.HoldReason // of HELD
+}
+
+const (
+	jobLooks = 20_000 // slots that jobs look at in one tick
+	jobSteps = 250    // entries that they change in one tick
+)
+
+// begin starts j for p. Jobs of one partition run one after the other, in the order in which they began.
+func (p *partition) begin(j *job) {
+	j.cursor = 1
+	p.jobs.pushBack(j)
+}
+
+// work does a part of the jobs that were begun.
+func (h *handler) workJobs(tx tick) (again bool) {
+	for _, p := range h.openParts(tx) {
+		looks, steps := jobLooks, jobSteps
+		for {
+			j, ok := p.jobs.front()
+			if !ok {
+				break
+			}
+			if !h.workJob(tx, p, j, &looks, &steps) {
+				again = true
+				break
+			}
+			p.jobs.popFront()
+		}
+	}
+	return again
+}
+
+// workJob reports whether j is done.
+func (h *handler) workJob(tx tick, p *partition, j *job, looks, steps *int) bool {
+	for {
+		r, more := j.take(p, looks)
+		switch {
+		case !more && *looks <= 0:
+			return false
+		case !more:
+			return j.open == 0 && len(j.again) == 0 && j.done(tx)
+		}
+		id := p.at(r).id
+		e := p.entries[r]
+		if *steps--; *steps < 0 || tx.Full() {
+			j.again = append(j.again, id)
+			return false
+		}
+		u := tx.Unit(p.id, id.String())
+		if u == nil {
+			j.again = append(j.again, id)
+			return false
+		}
+		j.open++
+		u.OnAbort(func() {
+			j.open--
+			j.again = append(j.again, id)
+		})
+		u.OnCommit(func() { j.open-- })
+		j.do(u, e)
+	}
+}
+
+// take returns the next one to be done.
+func (j *job) take(p *partition, looks *int) (ref, bool) {
+	for len(j.again) > 0 {
+		id := j.again[len(j.again)-1]
+		j.again = j.again[:len(j.again)-1]
+		if r := p.find(id); r != 0 {
+			return r, true
+		}
+	}
+	if j.ids != nil {
+		for j.next < len(j.ids) {
+			j.next++
+			if r := p.find(j.ids[j.next-1]); r != 0 {
+				return r, true
+			}
+		}
+		return 0, false
+	}
+	for uint32(j.cursor) <= p.slots.top {
+		if *looks--; *looks <= 0 {
+			return 0, false
+		}
+		r := j.cursor
+		j.cursor++
+		s := p.at(r)
+		if s.state == 0 {
+			continue // free
+		}
+		if j.match == nil || j.match(p.view(s)) {
+			return r, true
+		}
+	}
+	return 0, false
+}
+
+func (p *partition) view(s *slot) slotView {
+	return slotView{ID: s.id, Flow: p.flows[s.flow].key, State: ledgerv1.State(s.state), Reason: ledgerv1.HoldReason(s.reason)}
+}
