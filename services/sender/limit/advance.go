@@ -22,7 +22,7 @@ func (l *Limits) Advance(now time.Time) (next time.Time) {
 	if !l.wake.IsZero() && l.wake.After(now) && now.Sub(l.swept) < sweepEvery {
 		return l.wake
 	}
-	if len(l.share.gained) > 0 {
+	if l.share.ripe(now) {
 		l.settle(now)
 	}
 	a := advance{l: l, now: now}

@@ -36,6 +36,9 @@ func (s *share) lose(p int32) {
 	s.gained = slices.DeleteFunc(s.gained, func(g gain) bool { return g.partition == p })
 }
 
+// ripe reports whether count would change something.
+func (s *share) ripe(now time.Time) bool { return len(s.gained) > 0 && !s.gained[0].at.After(now) }
+
 // count makes those count whose wait is over. Every bucket must be filled up to now before.
 func (s *share) count(now time.Time) {
 	for len(s.gained) > 0 && !s.gained[0].at.After(now) {
@@ -128,7 +131,11 @@ func (b *bucket) next(now time.Time, s *share) time.Time {
 		return now
 	}
 	if b.due.IsZero() {
-		b.due = b.when(now, 1, s)
+		b.at = cmp.Or(b.at, now)
+		b.due = b.at
+		if b.level < 1 {
+			b.due = s.until(b.at, (1-b.level)/b.rate)
+		}
 	}
 	return b.due
 }
