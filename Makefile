@@ -51,6 +51,40 @@ bench: ## Measure the sender beside a plain consume loop on the same broker; wri
 jaeger-check: ## Run one notification through three processes and assert its trace in a real Jaeger.
 	@$(WITH_KAFKA) go run ./deploy/e2e/cmd/jaeger-check
 
+IMAGES := zns sender webhook-ingest zalo-sim
+# The tag of the images.
+ZNS_VERSION ?= dev
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/compose.yaml
+
+.PHONY: images
+images: ## Build the images znshub/{zns,sender,webhook-ingest,zalo-sim}:$ZNS_VERSION (dev); needs Docker alone.
+	@for p in $(IMAGES); do \
+		docker build -q -f deploy/docker/Dockerfile --build-arg PROGRAM=$$p \
+			--build-arg VERSION="$$(git describe --tags --always --dirty 2>/dev/null || echo devel)" \
+			--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" -t "znshub/$$p:$(ZNS_VERSION)" . >/dev/null; \
+		echo "built znshub/$$p:$(ZNS_VERSION)"; \
+	done
+
+.PHONY: up
+up: ## Start Kafka, the hub, the simulator and Jaeger in containers (deploy/compose.yaml) and wait until they are ready.
+	@ZNS_VERSION=$(ZNS_VERSION) $(COMPOSE) up --detach --wait
+
+.PHONY: down
+down: ## Stop what 'make up' started; Kafka's data and the spool are kept.
+	@$(COMPOSE) down
+
+.PHONY: stand-ins
+stand-ins: ## Where no container registry can be reached: an engine, and images in place of Kafka's, Go's and Jaeger's.
+	@deploy/docker/docker-up.sh
+	@deploy/docker/kafka-image.sh
+	@deploy/docker/go-image.sh
+	@image=$$(deploy/docker/jaeger-image.sh); touch deploy/.env; \
+	grep -q '^JAEGER_IMAGE=' deploy/.env || echo "JAEGER_IMAGE=$$image" >>deploy/.env
+
+.PHONY: container-test
+container-test: ## Test the whole path on a broker in a container; says why where there is no Docker.
+	@deploy/docker/container-test.sh
+
 .PHONY: check
 check: check-generate check-tidy vet lint vuln ## Generated code and go.mod clean, vet, lint, known vulnerabilities.
 

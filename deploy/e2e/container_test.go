@@ -11,6 +11,7 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/wait"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -34,6 +35,40 @@ func TestBrokerInAContainer(t *testing.T) {
 	in.check("broker in a container", load.Requests(), harness.Expect{Delivered: true})
 }
 
+// requireEnv makes a lack of Docker a failure: whoever has prepared it wants to know that the test ran.
+const requireEnv = "ZNS_TEST_REQUIRE_DOCKER"
+
+// unable skips the test with the reason, or fails it where Docker was promised.
+func unable(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv(requireEnv) != "" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// requireImage looks for the engine and the image.
+func requireImage(ctx context.Context, t *testing.T) {
+	t.Helper()
+	// testcontainers panics where it finds no trace of an engine.
+	defer func() {
+		if r := recover(); r != nil {
+			unable(t, "needs Docker, which is not here: %v", r)
+		}
+	}()
+	docker, err := testcontainers.NewDockerClientWithOpts(ctx)
+	if err != nil {
+		unable(t, "needs Docker, which is not here: %v", err)
+	}
+	defer docker.Close()
+	if _, err := docker.Ping(ctx, client.PingOptions{}); err != nil {
+		unable(t, "needs Docker, which does not answer: %v", err)
+	}
+	if _, err := docker.ImageInspect(ctx, kafkaImage); err != nil {
+		unable(t, "no image %s here: docker pull it, or build one with deploy/docker/kafka-image.sh", kafkaImage)
+	}
+}
+
 // startContainer starts a broker in Docker, or skips the test with the reason.
 func startContainer(t *testing.T) (addr string) {
 	t.Helper()
@@ -43,17 +78,9 @@ func startContainer(t *testing.T) (addr string) {
 			t.Setenv(name, value)
 		}
 	}
-	testcontainers.SkipIfProviderIsNotHealthy(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	docker, err := testcontainers.NewDockerClientWithOpts(ctx)
-	if err != nil {
-		t.Skipf("no Docker client: %v", err)
-	}
-	defer docker.Close()
-	if _, err := docker.ImageInspect(ctx, kafkaImage); err != nil {
-		t.Skipf("no image %s here: docker pull it, or build one with deploy/docker/kafka-image.sh", kafkaImage)
-	}
+	requireImage(ctx, t)
 
 	ports, err := local.FreePorts(1)
 	if err != nil {
@@ -94,12 +121,12 @@ func startContainer(t *testing.T) (addr string) {
 	if err != nil {
 		t.Fatalf("start %s: %v", kafkaImage, err)
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(addr))
+	kafka, err := kgo.NewClient(kgo.SeedBrokers(addr))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
-	if err := waitUntil(ctx, func() bool { return client.Ping(ctx) == nil }); err != nil {
+	defer kafka.Close()
+	if err := waitUntil(ctx, func() bool { return kafka.Ping(ctx) == nil }); err != nil {
 		t.Fatalf("the broker in the container does not answer on %s: %v", addr, err)
 	}
 	fmt.Fprintln(os.Stderr, "e2e: broker", kafkaImage, "in Docker")
