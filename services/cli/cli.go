@@ -49,6 +49,11 @@ type grammar struct {
 	Watch   watchCmd   `cmd:"" help:"Print what happens, live, one line an event."`
 	Explain explainCmd `cmd:"" help:"Tell the story of one notification."`
 	Sample  sampleCmd  `cmd:"" help:"Print a working publisher in Go, Python or Java."`
+	Hold    holdCmd    `cmd:"" help:"Begin no call for a campaign, a template, an OA, single notifications or everything."`
+	Release releaseCmd `cmd:"" help:"End a hold."`
+	Cancel  cancelCmd  `cmd:"" help:"End what was not sent yet."`
+	Retry   retryCmd   `cmd:"" help:"Try now what waits for a later time."`
+	Unknown unknownCmd `cmd:"" help:"Decide about what was perhaps sent."`
 	Topics  topicsCmd  `cmd:"" help:"Create and check the hub's topics."`
 	Config  configCmd  `cmd:"" help:"Check and show the settings of all programs."`
 

@@ -255,6 +255,15 @@ func Decode(r kafka.Record) (*Command, error) {
 	return checked(c, r), nil
 }
 
+// Judge makes a checked command of c as if the broker had taken it at the given time: for programs that ask what a
+// command would fit before they give it.
+func Judge(c *controlv1.Command, at time.Time) (*Command, error) {
+	if err := Check(c); err != nil {
+		return nil, err
+	}
+	return checked(c, kafka.Record{Time: at}), nil
+}
+
 // errNotACommand tells a record of another type, nil for any other error.
 func errNotACommand(err error) error {
 	if errors.Is(err, kafka.ErrType) {

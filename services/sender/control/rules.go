@@ -207,6 +207,24 @@ func (r *Rules) take(src reader, records []kafka.Record, passed bool) {
 	r.cfg.Wake()
 }
 
+// Read reads the topic to where it ends now, open transactions included, and returns what it says. It skips what
+// cannot be obeyed.
+func Read(ctx context.Context, client []kgo.Opt) (*View, error) {
+	changes := map[string]change{}
+	err := kafka.ReadToEnd(ctx, kafka.ReaderConfig{Client: client, Topic: topic.Control}, func(r kafka.Record) error {
+		if r.Value == nil {
+			delete(changes, string(r.Key))
+		} else if c, err := Decode(r); err == nil {
+			changes[string(r.Key)] = change{c, r.Partition, r.Offset}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return emptyView().with(Position{}, true, changes), nil
+}
+
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):

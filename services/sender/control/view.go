@@ -176,13 +176,12 @@ func (v *View) Rules() []*Command {
 	return out
 }
 
-// Stale lists the keys of what no sender needs any more: RELEASEs and HOLDs that ended, and what was to be done once,
-// each older than age. Whoever may write to the topic may write tombstones for them.
+// Stale lists the keys of what was to be done once and expired longer than age ago. Whoever may write to the topic may
+// write tombstones for them: each key was used by one command only, so that none can take back a newer one.
 func (v *View) Stale(now time.Time, age time.Duration) []string {
 	var out []string
 	for key, c := range v.commands {
-		over := c.Action == controlv1.Action_ACTION_RELEASE || !c.inTime(now)
-		if over && now.Sub(c.At) > age && (c.Expires.IsZero() || now.Sub(c.Expires) > age) {
+		if !c.Standing() && !c.Expires.IsZero() && now.Sub(c.Expires) > age {
 			out = append(out, key)
 		}
 	}
