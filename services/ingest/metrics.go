@@ -9,6 +9,7 @@ import (
 	"github.com/znshub/znshub/services/ingest/intake"
 	"github.com/znshub/znshub/services/ingest/sends"
 	"github.com/znshub/znshub/services/ingest/spool"
+	"github.com/znshub/znshub/services/ingest/status"
 	"github.com/znshub/znshub/services/ingest/translate"
 	"github.com/znshub/znshub/services/ingest/webhook"
 )
@@ -20,6 +21,7 @@ type metrics struct {
 	appends   *prometheus.CounterVec
 	events    *prometheus.CounterVec
 	results   *prometheus.CounterVec
+	folded    *prometheus.CounterVec
 	replayed  prometheus.Counter
 	refused   prometheus.Counter
 	damaged   prometheus.Counter
@@ -46,6 +48,7 @@ func newMetrics(stats func() spool.Stats) *metrics {
 		appends:  counter("appends_total", "Callbacks made durable, by route: direct (Kafka) or spooled (local disk first).", "route"),
 		events:   counter("events_total", "Callbacks stored, by Zalo's event name; names that Zalo does not document are other.", "event"),
 		results:  counter("translated_total", "Callbacks read from zalo.callback by event and what became of them.", "event", "result"),
+		folded:   counter("status_events_total", "Events read for zns.status and what became of them.", "result"),
 		replayed: one("spool_replayed_total", "Callbacks that went from the local disk to Kafka."),
 		refused:  one("spool_refused_total", "Callbacks that Kafka will not take; they are kept in the spool's directory refused."),
 		damaged:  one("spool_damaged_bytes_total", "Bytes of the spool that are no record; they are kept in the spool's directory damaged."),
@@ -57,8 +60,11 @@ func newMetrics(stats func() spool.Stats) *metrics {
 	for _, r := range []intake.Route{intake.Direct, intake.Spooled} {
 		m.appends.WithLabelValues(string(r))
 	}
+	for _, r := range status.Results {
+		m.folded.WithLabelValues(string(r))
+	}
 	m.collected = []prometheus.Collector{
-		m.requests, m.latency, m.appends, m.events, m.results, m.replayed, m.refused, m.damaged, m.up,
+		m.requests, m.latency, m.appends, m.events, m.results, m.folded, m.replayed, m.refused, m.damaged, m.up,
 		gauge("spool_records", "Callbacks on the local disk that wait for Kafka.", func() float64 { return float64(stats().Records) }),
 		gauge("spool_bytes", "Size of the spool on the local disk.", func() float64 { return float64(stats().Bytes) }),
 	}
@@ -73,7 +79,7 @@ func (m *metrics) answered(o webhook.Outcome, code int, took time.Duration) {
 }
 
 // translator returns the collectors of one run of the translation.
-func (m *metrics) translator(t *translate.Translator, s *sends.Sends) []prometheus.Collector {
+func (m *metrics) translator(t *translate.Translator, s *sends.Sends, f *status.Folder) []prometheus.Collector {
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "znshub", Subsystem: "ingest", Name: name, Help: help}, f)
 	}
@@ -81,5 +87,10 @@ func (m *metrics) translator(t *translate.Translator, s *sends.Sends) []promethe
 		gauge("receipts_waiting", "Receipts that wait for the outcome of their send.", func() float64 { return float64(t.WaitingReceipts()) }),
 		gauge("sends_indexed", "Sends whose receipts can be joined.", func() float64 { return float64(s.Stats().Indexed) }),
 		gauge("sends_cached_bytes", "Outcomes of sends in memory.", func() float64 { return float64(s.Stats().CachedBytes) }),
+		gauge("status_queued", "Events that wait to be folded into zns.status.", func() float64 { return float64(f.Stats().Queued) }),
+		gauge("status_queued_bytes", "Events that wait to be folded into zns.status, in bytes of memory.", func() float64 { return float64(f.Stats().QueuedBytes) }),
+		gauge("status_indexed", "Notifications whose latest snapshot can be found.", func() float64 { return float64(f.Stats().Indexed) }),
+		gauge("status_cached_bytes", "Snapshots of notifications in memory.", func() float64 { return float64(f.Stats().CachedBytes) }),
+		gauge("status_loading", "Partitions whose snapshots are being loaded: nothing of them is folded yet.", func() float64 { return float64(f.Stats().Loading) }),
 	}
 }

@@ -269,7 +269,7 @@ func (w *world) sentAll(all map[string]message) {
 
 func sentEvent(m message) *znsv1.Sent {
 	return &znsv1.Sent{
-		NotificationId: m.id.String(), Source: "order-service", OaId: testOA, TemplateId: "7895417", Category: znsv1.Category_CATEGORY_TRANSACTION,
+		EventId: fmt.Sprintf("%s/sent/%d", m.id, m.attempt), NotificationId: m.id.String(), Source: "order-service", OaId: testOA, TemplateId: "7895417", Category: znsv1.Category_CATEGORY_TRANSACTION,
 		Channel: znsv1.Channel_CHANNEL_PHONE, Recipient: &znsv1.Recipient{Phone: "+84123456789"}, Attempt: m.attempt, TrackingId: m.trackingID(), MsgId: m.msgID,
 		Reference: "INV-1", CustomerId: "C-9", CampaignId: "tet", Labels: map[string]string{"shop": "hcm"},
 		SentTime: timestamppb.New(time.UnixMilli(1787209810000)), DeliverBy: timestamppb.New(time.UnixMilli(1787217010000)),

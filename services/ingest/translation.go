@@ -3,12 +3,14 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/ingest/sends"
+	"github.com/znshub/znshub/services/ingest/status"
 	"github.com/znshub/znshub/services/ingest/translate"
 	"github.com/znshub/znshub/services/ingest/webhook"
 )
@@ -129,10 +131,18 @@ func (g *Ingest) translate(ctx context.Context) error {
 		Client: g.client, Sent: g.cfg.Topics.Sent, Failed: g.cfg.Topics.Failed, Unresolved: g.cfg.Topics.Unresolved,
 		Window: g.cfg.JoinWindow, Found: func() { engine.Wake() }, Log: g.svc.Log,
 	})
+	folder := status.New(status.Config{
+		Client: g.client, Source: g.source, Topics: status.Topics{
+			Unresolved: g.cfg.Topics.Unresolved, Failed: g.cfg.Topics.Failed, Sent: g.cfg.Topics.Sent,
+			Delivered: g.cfg.Topics.Delivered, Overdue: g.cfg.Topics.Overdue, Status: g.cfg.Topics.Status,
+		},
+		Partitions: func() int32 { return engine.LedgerPartitions() }, Wake: func() { engine.Wake() }, Log: g.svc.Log,
+		Counted: func(r status.Result, n int) { g.metrics.folded.WithLabelValues(string(r)).Add(float64(n)) },
+	})
 	translator := translate.New(translate.Config{
 		Cluster: g.svc.Cluster, Source: g.source, Topic: g.cfg.Topics.Delivered,
 		JoinWait: g.cfg.JoinWait, DedupeWindow: g.cfg.JoinWindow, Foreign: g.cfg.Foreign == "publish",
-		Sends: outcomes, Tracer: g.svc.Tracer, Log: g.svc.Log,
+		Sends: outcomes, Status: folder, Tracer: g.svc.Tracer, Log: g.svc.Log,
 		Counted: func(event string, r translate.Result) {
 			g.metrics.results.WithLabelValues(webhook.KnownEvent(event), string(r)).Inc()
 		},
@@ -144,7 +154,7 @@ func (g *Ingest) translate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range g.metrics.translator(translator, outcomes) {
+	for _, c := range g.metrics.translator(translator, outcomes, folder) {
 		if err := g.svc.Registry.Register(c); err != nil {
 			return fmt.Errorf("register metrics: %w", err)
 		}
@@ -152,20 +162,13 @@ func (g *Ingest) translate(ctx context.Context) error {
 	}
 	// The side inputs are read until the engine has given its partitions up.
 	live, stop := context.WithCancel(context.WithoutCancel(ctx))
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		outcomes.Run(live)
-	}()
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		g.watch(live, engine)
-	}()
+	var beside sync.WaitGroup
+	beside.Go(func() { outcomes.Run(live) })
+	beside.Go(func() { folder.Run(live) })
+	beside.Go(func() { g.watch(live, engine) })
 	err = engine.Run(ctx)
 	stop()
-	<-read
-	<-watched
+	beside.Wait()
 	return err
 }
 
@@ -179,9 +182,9 @@ func (g *Ingest) watch(ctx context.Context, engine *stream.Engine) {
 	}()
 	told := map[int32]string{}
 	for {
-		status := engine.Status()
-		up := status.Joined
-		for _, p := range status.Partitions {
+		now := engine.Status()
+		up := now.Joined
+		for _, p := range now.Partitions {
 			if p.Err == nil {
 				delete(told, p.Partition)
 				continue
@@ -192,7 +195,7 @@ func (g *Ingest) watch(ctx context.Context, engine *stream.Engine) {
 				g.svc.Log.Error("a partition of callbacks is not translated", "partition", p.Partition, "error", p.Err)
 			}
 		}
-		g.joined.Store(status.Joined)
+		g.joined.Store(now.Joined)
 		if up {
 			g.metrics.up.Set(1)
 		} else {

@@ -61,12 +61,16 @@ func (s *Sends) read(ctx context.Context, k Kind, parts map[int32]*partition) er
 	}
 	defer r.Close()
 	s.take(k, parts, nil, r.Positions()) // an empty topic has been seen to its end
+	ctx, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		s.watch(ctx, k, parts, r)
 	}()
-	defer func() { <-done }()
+	defer func() {
+		stop()
+		<-done
+	}()
 	expire := time.Now()
 	for ctx.Err() == nil {
 		records, err := r.Poll(ctx)

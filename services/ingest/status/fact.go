@@ -50,7 +50,10 @@ type Fact struct {
 	Offset int64
 	Time   time.Time     // of the record
 	Status *znsv1.Status // of a notification about which nothing else is known, without revision
-	bytes  int
+
+	topic                   [16]byte // id of the topic
+	traceparent, tracestate string
+	bytes                   int
 }
 
 // errNoNotification says that an event is about no notification: a receipt of a message that another program sent.
@@ -69,7 +72,11 @@ func Decode(kind Kind, r kafka.Record) (*Fact, error) {
 	case err != nil || string(r.Key) != s.GetNotificationId():
 		return nil, fmt.Errorf("event at %s/%d@%d: its key is not its notification_id", r.Topic, r.Partition, r.Offset)
 	}
-	return &Fact{ID: id, Kind: kind, Offset: r.Offset, Time: r.Time, Status: s, bytes: len(r.Value) + len(r.Key) + 400}, nil
+	f := &Fact{ID: id, Kind: kind, Offset: r.Offset, Time: r.Time, Status: s, bytes: 2*len(r.Value) + 600}
+	traceparent, _ := r.Header(kafka.HeaderTraceparent)
+	tracestate, _ := r.Header(kafka.HeaderTracestate)
+	f.traceparent, f.tracestate = string(traceparent), string(tracestate)
+	return f, nil
 }
 
 func decode(kind Kind, r kafka.Record) (*znsv1.Status, error) {

@@ -19,7 +19,7 @@
 // # Ledger
 //
 // One ledgerv1.Receipt for each receipt: WAITING, then PUBLISHED, then a tombstone when nothing that Kafka may still
-// hand over could repeat it.
+// hand over could repeat it. One ledgerv1.StatusPosition, of package status.
 package translate
 
 import (
@@ -34,6 +34,7 @@ import (
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/telemetry"
 	"github.com/znshub/znshub/services/ingest/sends"
+	"github.com/znshub/znshub/services/ingest/status"
 )
 
 // formatVersion is the newest ledger format that this program reads and the one that it writes.
@@ -55,6 +56,16 @@ type Sends interface {
 	CaughtUp(p int32) time.Time
 }
 
+// Status folds events into zns.status, in the transactions of the translation and with its ledger as memory.
+type Status interface {
+	Assigned(p int32)
+	// Restore takes the records under [status.LedgerKey].
+	Restore(p int32, r kafka.Record) error
+	Restored(p int32)
+	Work(tx *stream.Tx) (next time.Time)
+	Dropped(p int32)
+}
+
 // Config says how receipts are translated.
 type Config struct {
 	Cluster      string // ZNS_CLUSTER
@@ -65,6 +76,7 @@ type Config struct {
 	Foreign      bool // publish receipts of messages that other programs sent
 	MaxWaiting   int  // of one partition, above which its input waits; default 10,000
 	Sends        Sends
+	Status       Status // nil: zns.status is not written
 	Tracer       *telemetry.Tracer
 	Log          *slog.Logger
 	// Counted is told once for each callback what became of it, after that is committed; may be nil.
@@ -115,6 +127,9 @@ func New(cfg Config) *Translator {
 	if cfg.MaxWaiting == 0 {
 		cfg.MaxWaiting = 10_000
 	}
+	if cfg.Status == nil {
+		cfg.Status = noStatus{}
+	}
 	if cfg.Counted == nil {
 		cfg.Counted = func(string, Result) {}
 	}
@@ -140,10 +155,14 @@ func (t *Translator) Assigned(p int32) {
 	}
 	t.mu.Unlock()
 	t.cfg.Sends.Assign(p)
+	t.cfg.Status.Assigned(p)
 }
 
 // Restore takes one receipt from the ledger.
 func (t *Translator) Restore(p int32, r kafka.Record) error {
+	if string(r.Key) == status.LedgerKey {
+		return t.cfg.Status.Restore(p, r)
+	}
 	part := t.part(p)
 	k, err := parseKey(string(r.Key))
 	if err != nil {
@@ -167,8 +186,9 @@ func (t *Translator) Restore(p int32, r kafka.Record) error {
 	return nil
 }
 
-// Restored begins to look for what the waiting receipts wait for.
+// Restored begins to look for what the waiting receipts wait for, and to fold.
 func (t *Translator) Restored(p int32) {
+	t.cfg.Status.Restored(p)
 	for id := range t.part(p).of {
 		t.cfg.Sends.Watch(p, id)
 	}
@@ -186,6 +206,7 @@ func (t *Translator) Pending(int32) bool { return false }
 // Dropped forgets the partition.
 func (t *Translator) Dropped(p int32) {
 	t.cfg.Sends.Drop(p)
+	t.cfg.Status.Dropped(p)
 	t.mu.Lock()
 	if part := t.parts[p]; part != nil {
 		t.waits.Add(-int64(len(part.waiting)))
@@ -196,3 +217,12 @@ func (t *Translator) Dropped(p int32) {
 
 // WaitingReceipts is the number of receipts that wait. It may be called from any goroutine.
 func (t *Translator) WaitingReceipts() int { return int(t.waits.Load()) }
+
+// noStatus folds nothing.
+type noStatus struct{}
+
+func (noStatus) Assigned(int32)                    {}
+func (noStatus) Restore(int32, kafka.Record) error { return nil }
+func (noStatus) Restored(int32)                    {}
+func (noStatus) Work(*stream.Tx) time.Time         { return time.Time{} }
+func (noStatus) Dropped(int32)                     {}

@@ -44,6 +44,7 @@ func (t *Translator) Work(tx *stream.Tx) (next time.Time) {
 		}
 		soonest(t.forget(tx, p, part))
 	}
+	soonest(t.cfg.Status.Work(tx)) // behind the receipts: what is full by them folds in the next tick
 	return next
 }
 

@@ -1,0 +1,444 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/pkg/kafka"
+)
+
+const (
+	openTimeout = 15 * time.Second
+	retryAfter  = time.Second
+	startMargin = time.Hour // records carry their producers' time: begin a little earlier
+	// A partition whose facts nobody takes for so long, while there is no room for others, is left out until somebody does.
+	stuckAfter = 10 * time.Second
+	lookAtRoom = time.Second
+	lookEvery  = 250 * time.Millisecond // at the watermark, while somebody waits
+)
+
+// facts reads the topics of events for the partitions that are assigned, each from the position that it is told, and
+// queues what is to be folded. When the queues are full reading waits.
+type facts struct {
+	client  []kgo.Opt
+	topics  Topics
+	most    int // bytes in all queues
+	count   func() int32
+	arrived func()       // called when a queue has something new; must not block
+	skipped func(Result) // called for each record that is not folded
+	log     *slog.Logger
+
+	mu      sync.Mutex // guards what follows; never held over I/O
+	parts   map[int32]*intake
+	changed chan struct{} // closed when the partitions to read change
+	freed   chan struct{} // closed when a queue has become shorter
+	bytes   int
+	awaited bool // somebody asks up to which moment everything was read
+	warned  map[Result]time.Time
+}
+
+// intake is what is known of one partition.
+type intake struct {
+	queue    []*Fact // in order of arrival; the offsets of each kind ascend
+	next     [kinds]int64
+	ids      [kinds][16]byte // of the topics that next belongs to
+	caughtUp [kinds]time.Time
+	asked    time.Time // when somebody last looked at the queue
+	left     bool      // not read until somebody does
+}
+
+// positions is how far each topic was read; -1: from Window ago.
+type positions struct {
+	next [kinds]int64
+	ids  [kinds][16]byte
+}
+
+func unread() positions {
+	var p positions
+	for k := range p.next {
+		p.next[k] = -1
+	}
+	return p
+}
+
+func newFacts(client []kgo.Opt, topics Topics, most int, count func() int32, arrived func(), skipped func(Result), log *slog.Logger) *facts {
+	return &facts{
+		client: client, topics: topics, most: most, count: count, arrived: arrived, skipped: skipped, log: log,
+		parts: map[int32]*intake{}, changed: make(chan struct{}), freed: make(chan struct{}), warned: map[Result]time.Time{},
+	}
+}
+
+// run reads until ctx ends.
+func (f *facts) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, k := range Kinds {
+		wg.Go(func() { f.follow(ctx, k) })
+	}
+	wg.Wait()
+}
+
+// assign begins to read partition p.
+func (f *facts) assign(p int32, from positions) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.parts[p] = &intake{next: from.next, ids: from.ids, asked: time.Now()}
+	f.change()
+}
+
+// drop forgets partition p.
+func (f *facts) drop(p int32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if part := f.parts[p]; part != nil {
+		f.release(part.queue)
+		delete(f.parts, p)
+		f.change()
+	}
+}
+
+// change makes the readers look at the partitions again. mu is held.
+func (f *facts) change() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// release gives the room of facts back. mu is held.
+func (f *facts) release(queue []*Fact) {
+	for _, fact := range queue {
+		f.bytes -= fact.bytes
+	}
+	close(f.freed)
+	f.freed = make(chan struct{})
+}
+
+// peek returns at most n facts from the front of the queue of p, and whether there are more.
+func (f *facts) peek(p int32, n int) (queue []*Fact, more bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	part := f.parts[p]
+	if part == nil {
+		return nil, false
+	}
+	if part.left {
+		// Another intake, so that no session of before can add what comes after a gap.
+		part = &intake{next: part.next, ids: part.ids}
+		f.parts[p] = part
+		f.change()
+	}
+	part.asked = time.Now()
+	n = min(n, len(part.queue))
+	return part.queue[:n:n], n < len(part.queue)
+}
+
+// done takes the n facts at the front of the queue of p away.
+func (f *facts) done(p int32, n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if part := f.parts[p]; part != nil {
+		f.release(part.queue[:n])
+		part.queue = slices.Clone(part.queue[n:]) // lets go of what was folded
+	}
+}
+
+// seenUpTo returns a moment: whatever was in the topics' partition p then is in its queue or was folded. It moves on
+// only after it was asked for.
+func (f *facts) seenUpTo(p int32) time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.awaited = true
+	part := f.parts[p]
+	if part == nil || part.left {
+		return time.Time{}
+	}
+	oldest := part.caughtUp[0]
+	for _, t := range part.caughtUp[1:] {
+		if t.Before(oldest) {
+			oldest = t
+		}
+	}
+	return oldest
+}
+
+// queued is the number of facts that wait, and their bytes.
+func (f *facts) queued() (n, bytes int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, part := range f.parts {
+		n += len(part.queue)
+	}
+	return n, f.bytes
+}
+
+// follow reads one topic for the partitions that are assigned, and begins anew where it was when they change.
+func (f *facts) follow(ctx context.Context, k Kind) {
+	for ctx.Err() == nil {
+		parts, changed := f.assigned()
+		if len(parts) == 0 {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		session, cancel := context.WithCancelCause(ctx)
+		go func() {
+			select {
+			case <-changed:
+				cancel(errChanged)
+			case <-session.Done():
+			}
+		}()
+		err := f.read(session, k, parts)
+		cancel(nil)
+		if err != nil && ctx.Err() == nil && !errors.Is(context.Cause(session), errChanged) {
+			f.log.Warn("reading the events for zns.status failed, trying again", "topic", f.topics.Of(k), "error", err)
+			pause(ctx, retryAfter)
+		}
+	}
+}
+
+var errChanged = errors.New("the assignment changed")
+
+func (f *facts) assigned() (map[int32]*intake, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	parts := maps.Clone(f.parts)
+	maps.DeleteFunc(parts, func(_ int32, part *intake) bool { return part.left })
+	return parts, f.changed
+}
+
+// read is one session of follow: it ends with ctx or at an error.
+func (f *facts) read(ctx context.Context, k Kind, parts map[int32]*intake) error {
+	r, err := f.open(ctx, k, parts)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if f.anew(k, parts, r.TopicID()) {
+		return nil // the positions were another topic's
+	}
+	f.take(k, parts, nil, r)
+	ctx, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.watch(ctx, k, parts, r)
+	}()
+	defer func() {
+		stop()
+		<-done
+	}()
+	for f.room(ctx) {
+		records, err := r.Poll(ctx)
+		if err != nil {
+			return err
+		}
+		f.take(k, parts, records, r)
+	}
+	return nil
+}
+
+// open returns a reader that begins where each partition was left, and at the window's beginning for new ones.
+func (f *facts) open(ctx context.Context, k Kind, parts map[int32]*intake) (*kafka.Reader, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	cfg := kafka.ReaderConfig{Client: f.client, Topic: f.topics.Of(k), Partitions: slices.Sorted(maps.Keys(parts))}
+	offsets := map[int32]int64{}
+	var fresh []int32
+	f.mu.Lock()
+	for p, part := range parts {
+		if part.next[k] < 0 {
+			fresh = append(fresh, p)
+		} else {
+			offsets[p] = part.next[k]
+		}
+	}
+	f.mu.Unlock()
+	if len(fresh) > 0 {
+		first := cfg
+		first.Partitions, first.Start = fresh, kafka.FromTime(time.Now().Add(-Window-startMargin))
+		r, err := kafka.NewReader(ctx, first)
+		if err != nil || len(offsets) == 0 {
+			return r, err
+		}
+		maps.Copy(offsets, r.Positions())
+		r.Close()
+	}
+	cfg.Start = kafka.FromOffsets(offsets)
+	return kafka.NewReader(ctx, cfg)
+}
+
+// anew lets partitions whose positions belong to an earlier topic of the name begin at the start of the present one. It
+// reports whether there are any.
+func (f *facts) anew(k Kind, parts map[int32]*intake, id [16]byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	found := false
+	for _, part := range parts {
+		if part.ids[k] != id && part.ids[k] != [16]byte{} && part.next[k] > 0 {
+			part.next[k] = 0
+			found = true
+		}
+		part.ids[k] = id
+	}
+	if found {
+		f.log.Warn("a topic of events was made anew: it is read from its start", "topic", f.topics.Of(k))
+	}
+	return found
+}
+
+// take queues records.
+func (f *facts) take(k Kind, parts map[int32]*intake, records []kafka.Record, r *kafka.Reader) {
+	count := f.count()
+	old := time.Now().Add(-Window)
+	decoded := make([]*Fact, len(records)) // before the lock
+	for i, rec := range records {
+		if rec.Value == nil {
+			continue
+		}
+		switch fact, err := Decode(k, rec); {
+		case errors.Is(err, errNoNotification):
+		case err != nil:
+			f.skip(Unreadable, rec, err)
+		case kafka.Murmur2Partition(rec.Key, count) != rec.Partition:
+			f.skip(Stray, rec, errors.New("its partition is not that of its key's murmur2 hash"))
+		case rec.Time.Before(old):
+			f.skipped(Old)
+		default:
+			decoded[i] = fact
+		}
+	}
+	at, id := r.Positions(), r.TopicID()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	news := false
+	for i, fact := range decoded {
+		p := records[i].Partition
+		if part := parts[p]; fact != nil && part != nil && f.parts[p] == part && !part.left {
+			fact.topic = id
+			part.queue = append(part.queue, fact)
+			f.bytes += fact.bytes
+			news = true
+		}
+	}
+	for p, part := range parts {
+		if !part.left {
+			part.next[k], part.ids[k] = at[p], id
+		}
+	}
+	if news {
+		f.arrived()
+	}
+}
+
+// skip counts a record that is not folded, and says so now and then.
+func (f *facts) skip(r Result, rec kafka.Record, err error) {
+	f.skipped(r)
+	f.mu.Lock()
+	tell := time.Since(f.warned[r]) > time.Minute
+	if tell {
+		f.warned[r] = time.Now()
+	}
+	f.mu.Unlock()
+	if tell {
+		f.log.Warn("an event is not in zns.status", "topic", rec.Topic, "partition", rec.Partition, "offset", rec.Offset, "error", err)
+	}
+}
+
+// room waits until the queues may take more, and reports whether ctx still lives. Partitions that nobody takes facts
+// from, while the others wait for room, are left out: one that is stopped must not stop the others.
+func (f *facts) room(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		f.mu.Lock()
+		full, freed := f.bytes >= f.most, f.freed
+		if full {
+			f.leaveOut()
+		}
+		f.mu.Unlock()
+		if !full {
+			return true
+		}
+		select {
+		case <-freed:
+		case <-time.After(lookAtRoom):
+		case <-ctx.Done():
+		}
+	}
+	return false
+}
+
+// leaveOut gives up the queues of partitions that are stuck; they are read again from there. mu is held.
+func (f *facts) leaveOut() {
+	for p, part := range f.parts {
+		if len(part.queue) == 0 || time.Since(part.asked) < stuckAfter {
+			continue
+		}
+		next := part.next
+		for _, fact := range slices.Backward(part.queue) {
+			next[fact.Kind] = fact.Offset
+		}
+		f.parts[p] = &intake{next: next, ids: part.ids, left: true}
+		f.release(part.queue)
+		f.change()
+	}
+}
+
+// watch finds out again and again, while somebody asks, up to which moment the topic was seen.
+func (f *facts) watch(ctx context.Context, k Kind, parts map[int32]*intake, r *kafka.Reader) {
+	for pause(ctx, lookEvery) {
+		f.mu.Lock()
+		awaited := f.awaited
+		f.mu.Unlock()
+		if !awaited {
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, openTimeout)
+		w, err := r.Watermark(call)
+		cancel()
+		if err != nil {
+			continue // the reader says what is wrong
+		}
+		for !r.Reached(w) && pause(ctx, 20*time.Millisecond) {
+		}
+		// Poll has returned all that was below w; what it returned is queued once next says so.
+		at := r.Positions()
+		for !f.queuedUpTo(k, parts, at) && pause(ctx, time.Millisecond) {
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		f.mu.Lock()
+		for _, part := range parts {
+			part.caughtUp[k] = w.Time
+		}
+		f.mu.Unlock()
+	}
+}
+
+func (f *facts) queuedUpTo(k Kind, parts map[int32]*intake, at map[int32]int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for p, position := range at {
+		if part := parts[p]; part != nil && part.next[k] < position {
+			return false
+		}
+	}
+	return true
+}
+
+// pause waits for d and reports whether ctx still lives.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

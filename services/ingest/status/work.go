@@ -1,0 +1,176 @@
+package status
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/stream"
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+)
+
+// factsPerTick bounds the events of one partition that one transaction folds, and with them the time under the tick lock.
+const factsPerTick = 500
+
+// Work folds what has arrived. next is when it wants to be called again; zero: only when woken.
+func (f *Folder) Work(tx *stream.Tx) (next time.Time) {
+	order := tx.Partitions()
+	f.turn++
+	for i := range order {
+		p := order[(i+f.turn)%len(order)]
+		if tx.Closing(p) {
+			continue
+		}
+		if tx.Full() {
+			return tx.Now()
+		}
+		if f.foldPartition(tx, p) {
+			next = tx.Now()
+		}
+	}
+	return next
+}
+
+// foldPartition folds the front of one partition's queue. It reports whether there is more that could be folded at once.
+func (f *Folder) foldPartition(tx *stream.Tx, p int32) (again bool) {
+	part := f.part(p)
+	if part == nil || !f.isLoaded(part) {
+		return false
+	}
+	queue, more := f.facts.peek(p, factsPerTick)
+	if len(queue) == 0 {
+		return false
+	}
+	u := tx.Unit(p, "status/"+strconv.Itoa(int(queue[0].Kind))+"@"+strconv.FormatInt(queue[0].Offset, 10))
+	if u == nil {
+		return true
+	}
+	b := f.fold(part, queue)
+	if b.facts == 0 {
+		return false // the snapshots come, and wake the engine
+	}
+	position := part.position
+	for _, fact := range queue[:b.facts] {
+		position.next[fact.Kind], position.ids[fact.Kind] = fact.Offset+1, fact.topic
+	}
+	b.write(f, u, part)
+	u.Ledger(LedgerKey, f.encode(position, part.statusID))
+	u.OnCommit(func() {
+		f.mu.Lock()
+		part.position = position
+		f.mu.Unlock()
+		f.facts.done(p, b.facts)
+		f.cfg.Counted(Folded, b.folded)
+		f.cfg.Counted(Unchanged, b.facts-b.folded)
+	})
+	return more || b.facts < len(queue) && !b.waits
+}
+
+func (f *Folder) isLoaded(part *partition) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return part.loaded
+}
+
+// batch is what one transaction does with one partition.
+type batch struct {
+	facts   int  // taken from the queue
+	folded  int  // those that changed something
+	waits   bool // the next one needs a snapshot that is being read again
+	order   []uuid.UUID
+	changes map[uuid.UUID]*change
+}
+
+// change is a notification in a batch.
+type change struct {
+	before, now *znsv1.Status
+	last        *Fact // the latest that changed it
+}
+
+// fold merges the facts at the front of queue into the latest snapshots, up to the first one whose snapshot is not in
+// memory. The snapshots of all the others are asked for too.
+func (f *Folder) fold(part *partition, queue []*Fact) batch {
+	b := batch{changes: map[uuid.UUID]*change{}}
+	for _, fact := range queue {
+		c := b.changes[fact.ID]
+		if c == nil {
+			value, l := f.latest(part, fact.ID)
+			if l == fetched {
+				b.waits = true
+			}
+			if b.waits {
+				continue
+			}
+			c = &change{before: decodeSnapshot(value)}
+			c.now = c.before
+			b.changes[fact.ID] = c
+			b.order = append(b.order, fact.ID)
+		}
+		if b.waits {
+			continue
+		}
+		b.facts++
+		if merged := Merge(c.now, fact.Status); !Same(c.now, merged) {
+			c.now, c.last = merged, fact
+			b.folded++
+		}
+	}
+	return b
+}
+
+// decodeSnapshot returns nil for what is no snapshot: it is written anew.
+func decodeSnapshot(value []byte) *znsv1.Status {
+	if value == nil {
+		return nil
+	}
+	s := &znsv1.Status{}
+	if err := proto.Unmarshal(value, s); err != nil {
+		return nil
+	}
+	return s
+}
+
+// write publishes the snapshots that changed.
+func (b *batch) write(f *Folder, u *stream.Unit, part *partition) {
+	now := u.Now()
+	for _, id := range b.order {
+		c := b.changes[id]
+		if c.last == nil {
+			continue
+		}
+		s := proto.CloneOf(c.now)
+		s.Revision = max(c.before.GetRevision()+1, now.UnixMilli())
+		s.EventId = s.GetNotificationId() + "/status/" + strconv.FormatInt(s.GetRevision(), 10)
+		if u.Poison() != nil {
+			s.Labels = nil // they are what may be large
+		}
+		r, err := kafka.NewRecord(f.cfg.Topics.Status, []byte(s.GetNotificationId()), kafka.Event{
+			ID: s.GetEventId(), Source: f.cfg.Source, Subject: s.GetNotificationId(), Time: s.GetEventTime().AsTime(), Data: s,
+		}, c.last.traceparent, c.last.tracestate)
+		if err != nil {
+			panic(err) // every field that NewRecord asks for is set, and every string was decoded from a message
+		}
+		r.Partition, r.Time = u.Partition(), now
+		w := u.Append(r)
+		u.OnCommit(func() { f.written(part, id, now, w.Offset(), r.Value) })
+	}
+}
+
+// encode is the ledger's record of a position.
+func (f *Folder) encode(at positions, statusID [16]byte) []byte {
+	m := &ledgerv1.StatusPosition{MinReader: formatVersion, StatusTopicId: statusID[:]}
+	for _, k := range Kinds {
+		if at.next[k] >= 0 {
+			m.Events = append(m.Events, &ledgerv1.TopicPosition{Topic: f.cfg.Topics.Of(k), TopicId: at.ids[k][:], NextOffset: at.next[k]})
+		}
+	}
+	value, err := proto.Marshal(m)
+	if err != nil {
+		panic(err) // the names of topics are ASCII
+	}
+	return value
+}
