@@ -44,6 +44,8 @@ type Extras struct {
 	Client []kgo.Opt // options for the Kafka clients, for example a virtual network
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Step   func(stream.Step) // handed to the engine
+	// Engine may change the engine's settings: how often an idle member speaks, in simulations of weeks.
+	Engine func(*stream.Config)
 }
 
 // Sender is a configured sender.
@@ -98,16 +100,20 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	h.settings.partitions = func() int32 { return s.engine.LedgerPartitions() }
 	h.metrics.watch(svc.Registry, h)
 	wake := func() { s.engine.Wake() }
-	h.dispatch = newDispatcher(cfg.MaxInFlight, s.send, wake)
+	h.limit(settings.limits)
+	h.dispatch = newDispatcher(h.limits, s.send, wake)
 	h.callbacks = newReconciler(s.openCallbacks(client), wake, svc.Log)
 	h.clock = newClock(s.latestAppend, wake, svc.Log)
 	s.h = h
 	svc.Ready("sender", s.Ready)
-	s.engine, err = stream.New(stream.Config{
+	engine := stream.Config{
 		Client: client, Group: cfg.Group, Input: cfg.Topic, Ledger: settings.ledgerTopic, InstanceID: svc.Instance,
 		Handler: h, Log: svc.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: h.metrics.commits(extras.Step),
-	})
-	if err != nil {
+	}
+	if extras.Engine != nil {
+		extras.Engine(&engine)
+	}
+	if s.engine, err = stream.New(engine); err != nil {
 		s.topics.Close()
 		s.admin.Close()
 		return nil, err
