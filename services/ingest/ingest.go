@@ -1,7 +1,7 @@
 // Package ingest is webhook-ingest: it takes Zalo's signed callbacks, keeps them raw in zalo.callback, and publishes
 // what they mean, joined with what the send knew.
 //
-//	Zalo ──POST──► webhook ──► intake ──► zalo.callback ──► translate ──► zns.delivered
+//	Zalo ──POST──► webhook ──► intake ──► zalo.callback ──► translate ──► zns.delivered, zns.status, oa.template, oa.quota
 //	              (verify)     │    ▲                          ▲
 //	                           ▼    │ replay                   │ outcomes of sends
 //	                          spool on disk,                 sends ◄── zns.sent, zns.failed, zns.unresolved

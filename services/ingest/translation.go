@@ -9,6 +9,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/proto/topic"
+	"github.com/znshub/znshub/services/ingest/oa"
 	"github.com/znshub/znshub/services/ingest/sends"
 	"github.com/znshub/znshub/services/ingest/status"
 	"github.com/znshub/znshub/services/ingest/translate"
@@ -139,10 +140,13 @@ func (g *Ingest) translate(ctx context.Context) error {
 		Partitions: func() int32 { return engine.LedgerPartitions() }, Wake: func() { engine.Wake() }, Log: g.svc.Log,
 		Counted: func(r status.Result, n int) { g.metrics.folded.WithLabelValues(string(r)).Add(float64(n)) },
 	})
+	tables := oa.New(oa.Config{
+		Client: g.client, Template: g.cfg.Topics.Template, Quota: g.cfg.Topics.Quota, Loaded: func() { engine.Wake() }, Log: g.svc.Log,
+	})
 	translator := translate.New(translate.Config{
 		Cluster: g.svc.Cluster, Source: g.source, Topic: g.cfg.Topics.Delivered,
 		JoinWait: g.cfg.JoinWait, DedupeWindow: g.cfg.JoinWindow, Foreign: g.cfg.Foreign == "publish",
-		Sends: outcomes, Status: folder, Tracer: g.svc.Tracer, Log: g.svc.Log,
+		Sends: outcomes, Status: folder, OA: tables, Tracer: g.svc.Tracer, Log: g.svc.Log,
 		Counted: func(event string, r translate.Result) {
 			g.metrics.results.WithLabelValues(webhook.KnownEvent(event), string(r)).Inc()
 		},
@@ -165,6 +169,7 @@ func (g *Ingest) translate(ctx context.Context) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { outcomes.Run(live) })
 	beside.Go(func() { folder.Run(live) })
+	beside.Go(func() { tables.Run(live) })
 	beside.Go(func() { g.watch(live, engine) })
 	err = engine.Run(ctx)
 	stop()

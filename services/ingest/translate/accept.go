@@ -35,7 +35,7 @@ func (t *Translator) Accept(u *stream.Unit, r kafka.Record) {
 		return
 	}
 	if cb.Kind != zalo.KindDelivery {
-		t.count(u, cb.Event, Raw)
+		t.count(u, cb.Event, t.table(u, &cb, r))
 		return
 	}
 	id, err := trackingid.Decode(t.cfg.Cluster, cb.TrackingID)
@@ -67,6 +67,26 @@ func (t *Translator) Accept(u *stream.Unit, r kafka.Record) {
 		return
 	}
 	t.wait(u, part, rec)
+}
+
+// table merges a callback into oa.template or oa.quota when it tells something that they hold.
+func (t *Translator) table(u *stream.Unit, cb *zalo.Callback, r kafka.Record) Result {
+	if t.cfg.OA == nil || u.Poison() != nil {
+		return Raw
+	}
+	c := t.cfg.OA.Change(cb, raw.Received(r), t.cfg.Source, raw.Hash(r.Value))
+	if !c.Known() {
+		return Raw
+	}
+	if !c.News() {
+		return Known
+	}
+	headers := kafka.DecodeHeaders(r)
+	if err := c.Publish(u, headers.Traceparent, headers.Tracestate); err != nil {
+		t.cfg.Log.Error("a change of a template or a quota cannot be encoded: it stays raw", "offset", r.Offset, "error", err)
+		return Raw
+	}
+	return Tabled
 }
 
 // newReceipt keeps what the event will need of a delivery callback.

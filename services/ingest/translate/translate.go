@@ -13,6 +13,8 @@
 // read everything that was in zns.sent, zns.failed and zns.unresolved at that moment, it is published with what any
 // outcome of the same notification tells of the request (but no time of sending), or with the callback's own fields.
 //
+// A template's new status or quality and an OA's new daily quota are merged into oa.template and oa.quota; see package oa.
+//
 // Everything else stays raw in zalo.callback and is counted: other events, receipts that were stored longer ago than
 // DedupeWindow, and those of messages that other programs sent through the same Official Account, unless Foreign.
 //
@@ -33,6 +35,8 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/telemetry"
+	"github.com/znshub/znshub/pkg/zalo"
+	"github.com/znshub/znshub/services/ingest/oa"
 	"github.com/znshub/znshub/services/ingest/sends"
 	"github.com/znshub/znshub/services/ingest/status"
 )
@@ -66,6 +70,13 @@ type Status interface {
 	Dropped(p int32)
 }
 
+// OA is the tables of templates and quotas.
+type OA interface {
+	// Loaded reports whether they are known; before, no callback is taken.
+	Loaded() bool
+	Change(cb *zalo.Callback, received time.Time, source, hash string) oa.Change
+}
+
 // Config says how receipts are translated.
 type Config struct {
 	Cluster      string // ZNS_CLUSTER
@@ -77,6 +88,7 @@ type Config struct {
 	MaxWaiting   int  // of one partition, above which its input waits; default 10,000
 	Sends        Sends
 	Status       Status // nil: zns.status is not written
+	OA           OA     // nil: oa.template and oa.quota are not written
 	Tracer       *telemetry.Tracer
 	Log          *slog.Logger
 	// Counted is told once for each callback what became of it, after that is committed; may be nil.
@@ -95,13 +107,15 @@ const (
 	Duplicate  Result = "duplicate"  // published before
 	Foreign    Result = "foreign"    // another program's message; stays raw
 	Old        Result = "old"        // stored longer ago than the dedupe window; stays raw
+	Tabled     Result = "tabled"     // merged into oa.template or oa.quota
+	Known      Result = "known"      // oa.template or oa.quota held it already, or something newer
 	Raw        Result = "raw"        // another event; stays raw
 	Unreadable Result = "unreadable" // not a JSON object; stays raw
 	Moved      Result = "moved"      // written again to the partition where its state is
 )
 
 // Results lists all of them.
-var Results = []Result{Joined, JoinedPart, Unjoined, Waiting, Duplicate, Foreign, Old, Raw, Unreadable, Moved}
+var Results = []Result{Joined, JoinedPart, Unjoined, Waiting, Duplicate, Foreign, Old, Tabled, Known, Raw, Unreadable, Moved}
 
 // Translator is the handler. Its methods follow the rules of [stream.Handler].
 type Translator struct {
@@ -194,8 +208,10 @@ func (t *Translator) Restored(p int32) {
 	}
 }
 
-// Full reports whether too many receipts wait.
-func (t *Translator) Full(p int32) bool { return len(t.part(p).waiting) >= t.cfg.MaxWaiting }
+// Full reports whether too many receipts wait, or the tables of the OA are not known yet.
+func (t *Translator) Full(p int32) bool {
+	return len(t.part(p).waiting) >= t.cfg.MaxWaiting || t.cfg.OA != nil && !t.cfg.OA.Loaded()
+}
 
 // InFlight is always 0: nothing leaves but through transactions.
 func (t *Translator) InFlight(int32) int { return 0 }
