@@ -47,6 +47,19 @@ test-long: ## The tests that take minutes each: epoch roll-over, large ledgers, 
 bench: ## Measure the sender beside a plain consume loop on the same broker; writes bench.json.
 	@$(WITH_KAFKA) go run ./deploy/e2e/cmd/bench
 
+# make chaos SEED=7 MINUTES=10; SEED=0 chooses one.
+SEED ?= 0
+MINUTES ?= 3
+.PHONY: chaos
+chaos: ## Kill, stop, cut off and mislead the whole system for MINUTES, as SEED says, and do the sums; exit 1 when one is wrong.
+	@go run ./deploy/e2e/cmd/chaos --seed $(SEED) --minutes $(MINUTES)
+
+# make simulate SEEDS=1000; a seed that fails prints how to replay it.
+SEEDS ?= 50
+.PHONY: simulate
+simulate: ## Simulate a week of trouble in virtual time for each of SEEDS seeds.
+	@go test ./services/simtest -run TestSeeds -timeout 0 -seeds $(SEEDS)
+
 .PHONY: jaeger-check
 jaeger-check: ## Run one notification through three processes and assert its trace in a real Jaeger.
 	@$(WITH_KAFKA) go run ./deploy/e2e/cmd/jaeger-check

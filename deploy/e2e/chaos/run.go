@@ -90,19 +90,21 @@ func (s *Stage) report(ctx context.Context, begin time.Time, length time.Duratio
 
 // settle judges again and again until nothing is broken that time may mend, or too much of it has passed.
 func (s *Stage) settle(ctx context.Context, t *Traffic, healed time.Time, say func(string, ...any)) (*Verdict, error) {
-	var v *Verdict
-	var err error
+	var v *Verdict // the latest
 	for {
 		look, cancel := context.WithTimeout(ctx, time.Minute)
-		next, problem := s.Judge(look, t, healed)
+		next, err := s.Judge(look, t, healed)
 		cancel()
-		if v, err = next, problem; err == nil && len(v.Broken) == 0 {
+		if err == nil {
+			v = next
+		}
+		if err == nil && len(v.Broken) == 0 {
 			// Once more after a while: nothing may happen any more that breaks it.
 			sleep(ctx, 3*time.Second)
 			return s.Judge(ctx, t, healed)
 		}
 		if ctx.Err() != nil || time.Since(healed) > settleTime {
-			return v, errors.Join(err, ctx.Err())
+			return v, err
 		}
 		if err != nil {
 			say("cannot judge yet: %v", err)

@@ -40,6 +40,7 @@ func run(args []string) int {
 	minutes := f.Float64("minutes", 3, "how long it goes wrong")
 	rate := f.Int("rate", 80, "requests per second")
 	dir := f.String("dir", "", "`folder` for logs, plan and verdict; empty: a temporary one, kept when something is broken")
+	bin := f.String("bin", "", "`folder` for the programs; empty: built anew, and removed afterwards")
 	keep := f.Bool("keep", false, "keep the folder in any case")
 	plan := f.Bool("plan", false, "print what would go wrong, and do nothing")
 	only := f.String("only", "", "comma-separated `kinds`, as --plan prints them, to do nothing else")
@@ -61,7 +62,7 @@ func run(args []string) int {
 		*seed = rand.Uint64N(1_000_000) + 1
 	}
 	cfg := chaos.Config{
-		Seed: *seed, Length: time.Duration(*minutes * float64(time.Minute)), PerSecond: *rate, Dir: *dir, Out: os.Stdout,
+		Seed: *seed, Length: time.Duration(*minutes * float64(time.Minute)), PerSecond: *rate, Dir: *dir, Bin: *bin, Out: os.Stdout,
 	}
 	for kind := range strings.SplitSeq(*only, ",") {
 		if kind = strings.TrimSpace(kind); kind != "" {
@@ -92,14 +93,16 @@ func play(cfg chaos.Config, keep bool) error {
 	} else {
 		keep = true
 	}
-	cfg.Bin = filepath.Join(cfg.Dir, "bin")
+	if cfg.Bin == "" {
+		cfg.Bin = filepath.Join(cfg.Dir, "bin")
+		defer os.RemoveAll(cfg.Bin)
+	}
 	fmt.Println("building the programs")
 	if err := chaos.Build(ctx, cfg.Bin); err != nil {
 		return err
 	}
 	begin := time.Now()
 	v, err := chaos.Run(ctx, cfg)
-	_ = os.RemoveAll(cfg.Bin)
 	if v != nil {
 		fmt.Printf("\nseed %d, %s of chaos, %s in all\n", cfg.Seed, cfg.Length, time.Since(begin).Round(time.Second))
 		fmt.Print(v.Table())
