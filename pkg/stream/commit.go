@@ -19,43 +19,45 @@ import (
 func (e *Engine) write(ctx context.Context, tx *Tx) error {
 	e.step(StepBuilt)
 	e.ticks++
+	tx.by = e.turn
+	e.turn = e.producers.next(tx.by)
 	tx.meta = e.incarnation + "/" + strconv.FormatUint(e.ticks, 10)
 	tx.began = time.Now()
 	if member, generation := e.client.GroupMetadata(); member == "" || generation < 0 {
 		e.revert(tx) // the offsets could not be committed: do not even begin
 		return errNotMember
 	}
-	if err := e.readyProducer(ctx); err != nil {
+	if err := e.readyProducer(ctx, tx.by); err != nil {
 		e.revert(tx)
 		return err
 	}
-	if err := e.producer.client.BeginTransaction(); err != nil {
-		e.discardProducer()
+	if err := tx.by.client.BeginTransaction(); err != nil {
+		e.discard(tx.by)
 		e.revert(tx)
-		return e.failed("begin the transaction", err)
+		return e.failed(tx.by, "begin the transaction", err)
 	}
 	if refused, err := e.produce(ctx, tx); err != nil {
-		e.abort(ctx)
+		e.abort(ctx, tx.by)
 		e.revert(tx)
 		e.refuse(tx, refused)
-		return e.failed("produce", err)
+		return e.failed(tx.by, "produce", err)
 	}
 	e.step(StepProduced)
 	if err := e.commitOffsets(ctx, tx); err != nil {
-		e.abort(ctx)
+		e.abort(ctx, tx.by)
 		e.revert(tx)
-		return e.failed("commit offsets", err)
+		return e.failed(tx.by, "commit offsets", err)
 	}
 	e.step(StepOffsets)
-	if err := e.end(ctx, kgo.TryCommit); errors.Is(err, kerr.OperationNotAttempted) {
-		e.abort(ctx)
+	if err := e.end(ctx, tx.by, kgo.TryCommit); errors.Is(err, kerr.OperationNotAttempted) {
+		e.abort(ctx, tx.by)
 		e.revert(tx)
-		return e.failed("end the transaction", err)
+		return e.failed(tx.by, "end the transaction", err)
 	} else if err != nil {
 		// The commit may have been done, and only its answer lost. Doing it again would publish everything twice.
 		e.unsettled = tx
 		e.step(StepUnconfirmed)
-		return e.failed("end the transaction", err)
+		return e.failed(tx.by, "end the transaction", err)
 	}
 	e.step(StepCommitted)
 	e.committed(tx)
@@ -89,7 +91,7 @@ func (e *Engine) produce(ctx context.Context, tx *Tx) (refused map[*Unit]error, 
 		closed bool
 	)
 	for i, r := range tx.records {
-		e.producer.client.Produce(ctx, r, func(r *kgo.Record, err error) {
+		tx.by.client.Produce(ctx, r, func(r *kgo.Record, err error) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -107,7 +109,7 @@ func (e *Engine) produce(ctx context.Context, tx *Tx) (refused map[*Unit]error, 
 	}
 	flushCtx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err = e.producer.client.Flush(flushCtx)
+	err = tx.by.client.Flush(flushCtx)
 	mu.Lock()
 	defer mu.Unlock()
 	closed = true
@@ -138,12 +140,12 @@ func (e *Engine) commitOffsets(ctx context.Context, tx *Tx) error {
 			return fmt.Errorf("partition %d: %w", n, errNotMember) // another may have owned it since
 		}
 	}
-	id, epoch, err := e.producer.client.ProducerID(ctx)
+	id, epoch, err := tx.by.client.ProducerID(ctx)
 	if err != nil {
 		return err
 	}
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
-	req.TransactionalID, req.Group, req.MemberID, req.Generation = e.txnID, e.cfg.Group, member, generation
+	req.TransactionalID, req.Group, req.MemberID, req.Generation = tx.by.txnID, e.cfg.Group, member, generation
 	req.ProducerID, req.ProducerEpoch = id, epoch
 	topic := kmsg.NewTxnOffsetCommitRequestTopic()
 	topic.Topic, topic.TopicID = e.cfg.Input, e.guard.input
@@ -154,7 +156,7 @@ func (e *Engine) commitOffsets(ctx context.Context, tx *Tx) error {
 		topic.Partitions = append(topic.Partitions, part)
 	}
 	req.Topics = append(req.Topics, topic)
-	resp, err := req.RequestWith(ctx, e.producer.client)
+	resp, err := req.RequestWith(ctx, tx.by.client)
 	if err != nil {
 		return err
 	}
@@ -175,37 +177,37 @@ func (e *Engine) commitOffsets(ctx context.Context, tx *Tx) error {
 
 var errNotMember = errors.New("not a member of the group at present")
 
-// end ends the transaction.
-func (e *Engine) end(ctx context.Context, how kgo.TransactionEndTry) error {
+// end ends the transaction of p.
+func (e *Engine) end(ctx context.Context, p *producer, how kgo.TransactionEndTry) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return e.producer.client.EndTransaction(ctx, how)
+	return p.client.EndTransaction(ctx, how)
 }
 
-// abort gives the open transaction up. A client that cannot is replaced before the next tick.
-func (e *Engine) abort(ctx context.Context) {
+// abort gives the open transaction of p up. A client that cannot is replaced before its next one.
+func (e *Engine) abort(ctx context.Context, p *producer) {
 	flushCtx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := e.producer.client.AbortBufferedRecords(flushCtx); err != nil {
-		e.discardProducer()
+	if err := p.client.AbortBufferedRecords(flushCtx); err != nil {
+		e.discard(p)
 		return
 	}
-	if err := e.end(ctx, kgo.TryAbort); err != nil {
-		e.discardProducer()
-		e.note("abort the transaction", err)
+	if err := e.end(ctx, p, kgo.TryAbort); err != nil {
+		e.discard(p)
+		e.note(p, "abort the transaction", err)
 	}
 }
 
 // settle finds out whether the unsettled transaction was committed. It reports whether it is known now. mu is held.
 func (e *Engine) settle(ctx context.Context) bool {
 	tx := e.unsettled
-	if !e.producer.broken {
-		if err := e.end(ctx, kgo.TryAbort); err != nil {
-			e.discardProducer()
+	if !tx.by.broken {
+		if err := e.end(ctx, tx.by, kgo.TryAbort); err != nil {
+			e.discard(tx.by)
 		}
 	}
 	// A producer id that the coordinator has given out means that the transaction before it has ended either way.
-	if err := e.readyProducer(ctx); err != nil {
+	if err := e.readyProducer(ctx, tx.by); err != nil {
 		return false
 	}
 	witness := int32(-1)
@@ -223,7 +225,7 @@ func (e *Engine) settle(ctx context.Context) bool {
 	}
 	stored, err := e.committedOffset(ctx, witness)
 	if err != nil {
-		e.note("look whether the transaction was committed", err)
+		e.note(tx.by, "look whether the transaction was committed", err)
 		return false
 	}
 	e.unsettled = nil

@@ -51,6 +51,9 @@
 //     in its metadata; after InitProducerID has answered, it tells.
 //   - A read-committed consumer does not see that it has passed markers, aborted transactions, or batches that
 //     compaction has emptied: the restore works on fetch responses, where their offsets are visible.
+//   - The brokers answer EndTxn before they have written the markers, and make the next transaction of the same
+//     transactional id wait for them, 20 ms at a time. So two ids take turns. Their transactions do not overlap: the
+//     next begins when the one before is confirmed.
 //   - A dead owner's open transaction holds its successor up. After 1.5 s its producer is fenced by one
 //     InitProducerID with its transactional id. A second one could fence a living process, so there is none.
 //   - A client that could not abort still holds records of the transaction, and sends them when the broker is back:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,7 @@ type Config struct {
 	Group      string    // consumer group
 	Input      string    // input topic
 	Ledger     string    // ledger topic: compacted; its partition count decides the canonical partitions
-	InstanceID string    // names the transactional id; stable over restarts of one instance, random when empty
+	InstanceID string    // names the transactional ids; stable over restarts of one instance, random when empty
 	Handler    Handler
 	Log        *slog.Logger
 
@@ -55,7 +56,7 @@ type Engine struct {
 	log         *slog.Logger
 	quiet       quiet
 	incarnation string // random: tells this run's transactions from those of any other
-	txnID       string
+	clientID    string
 
 	client *kgo.Client // consumer of the group
 	admin  *kgo.Client // requests that belong to no member and no transaction
@@ -74,13 +75,15 @@ type Engine struct {
 
 	// mu is the tick lock. It spans a whole tick, and whoever gives a partition up takes it.
 	mu        tickLock
-	producer  producer
+	producers producers
+	turn      *producer // whose transaction is next
+	fencing   fencing
 	ticks     uint64
 	retries   int // failed ticks in a row: the backoff
 	unsettled *Tx // the transaction whose end is not known; nothing is built before it is settled
 	search    search
 	poison    map[poisonKey]error
-	turn      int // which partition's input comes first
+	first     int // which partition's input comes first
 	draining  bool
 	abandon   bool // do not wait for calls under way: after a fatal error, or a drain that took too long
 
@@ -119,7 +122,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg:         cfg,
 		log:         cfg.Log.With("group", cfg.Group),
 		incarnation: rand.Text()[:16],
-		txnID:       cfg.Group + "-" + cfg.InstanceID,
+		clientID:    cfg.Group + "-" + cfg.InstanceID,
 		wake:        make(chan struct{}, 1),
 		mu:          make(tickLock, 1),
 		slots:       make(chan struct{}, restoresAtOnce),
@@ -127,6 +130,14 @@ func New(cfg Config) (*Engine, error) {
 		poison:      map[poisonKey]error{},
 		parts:       map[int32]*part{},
 	}
+	for n := range producersInTurn {
+		id := e.clientID
+		if n > 0 {
+			id += "#" + strconv.Itoa(n+1)
+		}
+		e.producers = append(e.producers, &producer{txnID: id})
+	}
+	e.turn = e.producers[0]
 	e.status.Store(new(Status))
 	return e, nil
 }
@@ -168,8 +179,8 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return stopped(ctx, err)
 	}
 	defer e.background.Wait()
-	defer func() { e.producer.close() }()
-	if err := e.openProducer(ctx); err != nil {
+	defer func() { e.producers.close() }()
+	if err := e.openProducers(ctx); err != nil {
 		return stopped(ctx, err)
 	}
 	e.mu.Lock() // the callbacks wait here until the client is known
@@ -247,7 +258,7 @@ func (e *Engine) leave(ctx context.Context) {
 
 // options are those of every client of the engine.
 func (e *Engine) options(more ...kgo.Opt) []kgo.Opt {
-	opts := append([]kgo.Opt{kgo.ClientID(e.txnID)}, e.cfg.Client...)
+	opts := append([]kgo.Opt{kgo.ClientID(e.clientID)}, e.cfg.Client...)
 	return append(opts, more...)
 }
 

@@ -2,6 +2,8 @@ package stream_test
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -66,13 +68,16 @@ func TestNoOffsetCommitAfterRevoke(t *testing.T) {
 		mu      sync.Mutex
 		owners  = map[string]*owner{}
 		commits int
+		txnIDs  = map[string]bool{}
 	)
 	fake.ControlKey(int16(kmsg.TxnOffsetCommit), func(r kmsg.Request) (kmsg.Response, error, bool) {
 		fake.KeepControl()
 		req := r.(*kmsg.TxnOffsetCommitRequest)
 		mu.Lock()
 		defer mu.Unlock()
-		o := owners[req.TransactionalID]
+		txnIDs[req.TransactionalID] = true
+		name, _, _ := strings.Cut(req.TransactionalID, "#") // the second producer of the same member
+		o := owners[name]
 		for _, topic := range req.Topics {
 			for _, p := range topic.Partitions {
 				commits++
@@ -125,6 +130,9 @@ func TestNoOffsetCommitAfterRevoke(t *testing.T) {
 	w.check(want, 0)
 	if mu.Lock(); commits < 100 {
 		t.Errorf("only %d offsets were seen", commits)
+	}
+	if len(txnIDs) != 8 {
+		t.Errorf("four members used the transactional ids %v; two each were to take turns", slices.Collect(maps.Keys(txnIDs)))
 	}
 	mu.Unlock()
 }

@@ -16,23 +16,27 @@ import (
 
 // A transactional id gets a new epoch with every transaction, and a new producer id when the epochs, 16 bits, are used
 // up. The member is killed again and again around that boundary. The normal lane takes the id close to it by asking
-// the coordinator for more than 32,740 epochs; with ZNS_TEST_LONG=1 real transactions, 70,000 of them, pass it twice (it takes some ten minutes: -timeout 60m).
+// the coordinator for more than 32,740 epochs; with ZNS_TEST_LONG=1 real transactions, 140,000 of them, pass it twice
+// (it takes some twenty minutes: -timeout 60m).
 func TestEpochRollOver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, kafkatest.Real(t, "epochs"), 1)
-	w.cfg.MaxInFlight = 1 // every request takes a transaction of its own
-	txnID := w.cfg.Group + "-one"
-	first := w.producerID(txnID)
-	requests, kills := 150, []int{6, 5, 4}
+	w.cfg.MaxInFlight = 1                                            // every request takes a transaction of its own
+	txnIDs := []string{w.cfg.Group + "-one", w.cfg.Group + "-one#2"} // they take turns
+	first := map[string]int64{}
+	for _, id := range txnIDs {
+		first[id] = w.producerID(id)
+	}
+	requests, kills := 150, []int{12, 10, 8}
 	if long() {
-		requests, kills = 70_500, []int{32_740, 6, 5, 4, 7, 6, 32_600, 20, 9, 8, 12}
+		requests, kills = 141_000, []int{65_480, 12, 10, 8, 14, 12, 65_200, 40, 18, 16, 24}
 	} else {
 		// Several at a time: the broker takes the requests of one connection one after the other.
 		var asking sync.WaitGroup
-		for range 8 {
+		for i := range 8 {
 			asking.Go(func() {
 				for epoch := int16(0); epoch < 32_740; {
-					_, epoch = w.nextEpoch(txnID)
+					_, epoch = w.nextEpoch(txnIDs[i%2])
 				}
 			})
 		}
@@ -54,8 +58,10 @@ func TestEpochRollOver(t *testing.T) {
 	w.finished(want, 20*time.Minute)
 	m.stop()
 	w.check(want, len(kills))
-	if last := w.producerID(txnID); last == first {
-		t.Errorf("the producer id is still %d: the boundary was not passed", last)
+	for _, id := range txnIDs {
+		if last := w.producerID(id); last == first[id] {
+			t.Errorf("the producer id of %s is still %d: the boundary was not passed", id, last)
+		}
 	}
 }
 

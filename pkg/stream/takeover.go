@@ -138,11 +138,11 @@ func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn, topic string,
 			"topic", topic, "partition", partition, "start_offset", tx.start, "producer_id", tx.id)
 	}
 	for _, l := range listed {
-		if l.TxnID == e.txnID {
+		if own := e.producers.find(l.TxnID); own != nil {
 			// A client of this very process left it; under the lock no transaction of ours is under way.
 			e.Do(func() {
 				if e.unsettled == nil {
-					e.discardProducer()
+					e.discard(own)
 				}
 			})
 			e.Wake()

@@ -57,9 +57,9 @@ func (e *Engine) tick(ctx context.Context) (wait, backoff time.Duration) {
 	if e.unsettled != nil && !e.settle(ctx) {
 		return 0, e.backoff()
 	}
-	if e.producer.broken {
-		// Without waiting for something to write: what the one before left open may hold up a restore.
-		if err := e.readyProducer(ctx); err != nil {
+	for _, p := range e.producers {
+		// Without waiting for something to write: what the client before left open may hold up a restore.
+		if p.broken && e.readyProducer(ctx, p) != nil {
 			return 0, e.backoff()
 		}
 	}
@@ -124,9 +124,9 @@ func (e *Engine) accept(tx *Tx) (more bool) {
 	if len(tx.order) == 0 {
 		return false
 	}
-	e.turn++
+	e.first++
 	for i := range tx.order {
-		p := tx.parts[tx.order[(i+e.turn)%len(tx.order)]]
+		p := tx.parts[tx.order[(i+e.first)%len(tx.order)]]
 		if p.closing {
 			continue
 		}

@@ -27,6 +27,7 @@ type Tx struct {
 	undo     []callback       // in order of registration; run backwards
 	commit   []callback       // in order of registration
 	meta     string           // "<incarnation>/<tick>": recognises this transaction in the group's offsets
+	by       *producer
 	began    time.Time
 }
 
