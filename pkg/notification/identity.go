@@ -107,6 +107,6 @@ func Expiry(req *notificationv1.NotificationRequested, arrival time.Time, defaul
 // The request is left as it is, and need not be normalised.
 func PayloadHash(req *notificationv1.NotificationRequested) [HashSize]byte {
 	var buf [1024]byte
-	sum := sha256.Sum256(appendCanonical(buf[:0], req.ProtoReflect()))
+	sum := sha256.Sum256(appendCanonical(buf[:0], req))
 	return [HashSize]byte(sum[:HashSize])
 }

@@ -327,7 +327,7 @@ func TestPayloadHashSeesNoSpelling(t *testing.T) {
 func TestCanonicalIsWireFormat(t *testing.T) {
 	want := valid()
 	var got notificationv1.NotificationRequested
-	if err := proto.Unmarshal(appendCanonical(nil, want.ProtoReflect()), &got); err != nil {
+	if err := proto.Unmarshal(appendCanonical(nil, want), &got); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, &got, protocmp.Transform()); diff != "" {
