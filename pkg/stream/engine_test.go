@@ -132,6 +132,11 @@ func (l *inProcess) stopped(t *testing.T, p int32) error {
 func (l *inProcess) ready(t *testing.T, n int) {
 	t.Helper()
 	eventually(t, 30*time.Second, "the partitions are restored", func() bool {
+		select {
+		case err := <-l.err:
+			t.Fatalf("Run ended: %v", err)
+		default:
+		}
 		got := 0
 		for _, p := range l.Status().Partitions {
 			if p.Ready {

@@ -38,3 +38,11 @@ type Handler interface {
 	// Dropped says that p is no longer this member's. Forget its state; what calls under way bring is to be ignored.
 	Dropped(p int32)
 }
+
+// Rebuilder is a Handler that has to put what was restored in order before it can work with it.
+type Rebuilder interface {
+	// Rebuild says that the whole ledger of p was handed over. It runs where Restore runs, without the tick lock, so that
+	// the other partitions work on, and must touch the state of p only. Restored follows, unless p is given up; when the
+	// end of the restore has to be tried again, Rebuild is called again.
+	Rebuild(p int32)
+}

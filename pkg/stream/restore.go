@@ -95,6 +95,9 @@ func (r *reader) try() (next int64, err error) {
 			return 0, err
 		}
 	}
+	if b, ok := e.cfg.Handler.(Rebuilder); ok {
+		b.Rebuild(p.id)
+	}
 	next = max(stored.offset, 0)
 	if pos := r.position; pos != nil && bytes.Equal(pos.InputTopicId, now.input.id[:]) {
 		if stored.offset > pos.NextOffset {

@@ -115,6 +115,20 @@ func (w *world) settings(kvs ...string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	// The broker takes note a moment after the controller.
+	eventually(w.t, 10*time.Second, "the settings are in force", func() bool {
+		rs, err := w.adm.DescribeTopicConfigs(w.t.Context(), w.cfg.Ledger)
+		if err != nil || len(rs) != 1 {
+			return false
+		}
+		for _, kv := range kvs {
+			k, v, _ := strings.Cut(kv, "=")
+			if !slices.ContainsFunc(rs[0].Configs, func(c kadm.Config) bool { return c.Key == k && c.Value != nil && *c.Value == v }) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // counter counts what it is restored, and takes its time for it.
@@ -240,4 +254,55 @@ func TestInputMadeAnew(t *testing.T) {
 	w.finished(want, 20*time.Second)
 	m.stop()
 	w.check(want, 0)
+}
+
+// rebuilder notes what was called when, and lets Rebuild wait.
+type rebuilder struct {
+	*app
+	calls chan string
+	end   chan struct{}
+}
+
+func (b *rebuilder) Restore(int32, kafka.Record) error {
+	b.calls <- "restore"
+	return nil
+}
+
+func (b *rebuilder) Rebuild(int32) {
+	b.calls <- "rebuild"
+	<-b.end
+}
+
+func (b *rebuilder) Restored(int32) { b.calls <- "restored" }
+
+// Rebuild comes between Restore and Restored, and whoever needs the tick lock does not wait for it.
+func TestRebuild(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, kafkatest.Real(t, "a ledger"), 1)
+	w.write(w.entry("a"), w.entry("b"))
+	b := &rebuilder{calls: make(chan string, 10), end: make(chan struct{})}
+	m := w.run("one", func(_ *appConfig, sc *stream.Config) {
+		b.app = sc.Handler.(*app)
+		sc.Handler = b
+	})
+	for _, want := range []string{"restore", "restore", "rebuild"} {
+		if got := <-b.calls; got != want {
+			t.Fatalf("%s was called, want %s", got, want)
+		}
+	}
+	locked := make(chan struct{})
+	go m.Do(func() { close(locked) })
+	select {
+	case <-locked:
+	case <-time.After(patience * 2 * time.Second):
+		t.Error("the tick lock is held while Rebuild runs")
+	}
+	if len(b.calls) > 0 || m.Status().Partitions[0].Ready {
+		t.Error("the partition takes part in ticks before Rebuild has returned")
+	}
+	close(b.end)
+	m.ready(t, 1)
+	if got := <-b.calls; got != "restored" {
+		t.Errorf("%s was called, want restored", got)
+	}
 }
