@@ -2,7 +2,6 @@ package zalo
 
 import (
 	"cmp"
-	"encoding/json"
 	"net/http"
 	"strconv"
 	"strings"
@@ -99,18 +98,6 @@ var refusals = map[int]CodeInfo{
 	http.StatusRequestHeaderFieldsTooLarge: {Class: ClassConfig, Action: ActionHold, Hold: HoldOperator, Text: "HTTP 431: header too large for a gateway"},
 }
 
-type sendAnswer struct {
-	Error integer `json:"error"`
-	Data  object[struct {
-		MsgID    text `json:"msg_id"`
-		SentTime text `json:"sent_time"`
-		Quota    object[struct {
-			Daily     integer `json:"dailyQuota"`
-			Remaining integer `json:"remainingQuota"`
-		}] `json:"quota"`
-	}] `json:"data"`
-}
-
 // classify turns a complete answer of the host of messages by phone into a Result. It is the only place where an answer is judged:
 //
 //	status                                  Zalo's JSON       outcome
@@ -133,8 +120,8 @@ func classify(status int, header http.Header, body []byte) Result {
 	case status < 200 || status >= 300 && status < 400:
 		return r.unknown(CauseUnreadable)
 	}
-	var answer sendAnswer
-	if err := json.Unmarshal(body, &answer); err != nil || !answer.Error.ok || answer.Error.n != int64(int32(answer.Error.n)) {
+	answer, err := readAnswer(body)
+	if err != nil || !answer.Error.ok || answer.Error.n != int64(int32(answer.Error.n)) {
 		if info, ok := refusals[status]; ok {
 			return r.rejected(info)
 		}
