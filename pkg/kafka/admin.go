@@ -183,6 +183,7 @@ func (a *Admin) OffsetsAt(ctx context.Context, name string, t time.Time) (map[in
 type Group struct {
 	Name    string
 	State   string // Stable, Empty, PreparingRebalance …; Dead for one that does not exist
+	Next    bool   // it uses the group protocol of KIP-848: the brokers decide session timeout and heartbeats
 	Members []Member
 	// Committed holds the group's offsets per topic and partition.
 	Committed map[string]map[int32]int64
@@ -228,7 +229,7 @@ func (a *Admin) group(ctx context.Context, name string) (Group, error) {
 	// A group of the consumer protocol (KIP-848) answers this one only; a classic group refuses it.
 	next, err := a.admin.DescribeConsumerGroups(ctx, name)
 	if d, ok := next[name]; err == nil && ok && d.Err == nil {
-		g.State = d.State
+		g.State, g.Next = d.State, true
 		for _, m := range d.Members {
 			g.Members = append(g.Members, Member{ID: m.MemberID, ClientID: m.ClientID, Host: m.ClientHost, Partitions: lists(m.Assignment)})
 		}
