@@ -35,6 +35,7 @@ var kindReasons = [...]ledgerv1.HoldReason{
 	kindUnlisted: ledgerv1.HoldReason_HOLD_REASON_OPERATOR, kindReview: ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW,
 	kindDay: ledgerv1.HoldReason_HOLD_REASON_QUOTA, kindMonth: ledgerv1.HoldReason_HOLD_REASON_QUOTA,
 	kindHours: ledgerv1.HoldReason_HOLD_REASON_HOURS,
+	kindSeed:  ledgerv1.HoldReason_HOLD_REASON_UNSPECIFIED, // Seed says it
 }
 
 // probing is how long after its closing a gate lets one call through to see whether it is still closed, and the
