@@ -210,19 +210,34 @@ func (r *Rules) take(src reader, records []kafka.Record, passed bool) {
 // Read reads the topic to where it ends now, open transactions included, and returns what it says. It skips what
 // cannot be obeyed.
 func Read(ctx context.Context, client []kgo.Opt) (*View, error) {
-	changes := map[string]change{}
+	var records []kafka.Record
 	err := kafka.ReadToEnd(ctx, kafka.ReaderConfig{Client: client, Topic: topic.Control}, func(r kafka.Record) error {
-		if r.Value == nil {
-			delete(changes, string(r.Key))
-		} else if c, err := Decode(r); err == nil {
-			changes[string(r.Key)] = change{c, r.Partition, r.Offset}
-		}
+		records = append(records, r)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return emptyView().with(Position{}, true, changes), nil
+	return ViewOf(Position{}, records...), nil
+}
+
+// ViewOf is what the given records, the whole topic up to position, say. What cannot be obeyed is skipped.
+func ViewOf(position Position, records ...kafka.Record) *View {
+	v := emptyView()
+	for i := range records {
+		r := &records[i]
+		ch := change{nil, r.Partition, r.Offset}
+		if r.Value != nil {
+			var err error
+			if ch.command, err = Decode(*r); err != nil {
+				continue
+			}
+		}
+		v.apply(string(r.Key), ch)
+	}
+	v.position, v.known, v.version = position, true, uint64(len(records))+1
+	v.index()
+	return v
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

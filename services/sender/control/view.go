@@ -200,16 +200,7 @@ func (v *View) with(position Position, known bool, changes map[string]change) *V
 		next.commands = maps.Clone(v.commands)
 		next.forgotten = maps.Clone(v.forgotten)
 		for key, ch := range changes {
-			if ch.command != nil {
-				next.commands[key] = ch.command
-				continue
-			}
-			if old := next.commands[key]; old != nil && old.Standing() && len(next.forgotten) < maxForgotten {
-				if id, single := old.Scope.ID(); single {
-					next.forgotten[id] = forgotten{ch.partition, ch.offset}
-				}
-			}
-			delete(next.commands, key)
+			next.apply(key, ch)
 		}
 		next.index()
 	}
@@ -217,6 +208,20 @@ func (v *View) with(position Position, known bool, changes map[string]change) *V
 		next.version = v.version + 1
 	}
 	return &next
+}
+
+// apply does what a record says to the commands. Only a view that nobody else has yet may be changed.
+func (v *View) apply(key string, ch change) {
+	if ch.command != nil {
+		v.commands[key] = ch.command
+		return
+	}
+	if old := v.commands[key]; old != nil && old.Standing() && len(v.forgotten) < maxForgotten {
+		if id, single := old.Scope.ID(); single {
+			v.forgotten[id] = forgotten{ch.partition, ch.offset}
+		}
+	}
+	delete(v.commands, key)
 }
 
 // change is what a record does to its key.
