@@ -91,6 +91,7 @@ func (m *metrics) translator(t *translate.Translator, s *sends.Sends, f *status.
 		gauge("status_queued_bytes", "Events that wait to be folded into zns.status, in bytes of memory.", func() float64 { return float64(f.Stats().QueuedBytes) }),
 		gauge("status_indexed", "Notifications whose latest snapshot can be found.", func() float64 { return float64(f.Stats().Indexed) }),
 		gauge("status_cached_bytes", "Snapshots of notifications in memory.", func() float64 { return float64(f.Stats().CachedBytes) }),
+		gauge("receipts_awaited", "Notifications with deliver_within whose receipt has not come.", func() float64 { return float64(f.Stats().Awaited) }),
 		gauge("status_loading", "Partitions whose snapshots are being loaded: nothing of them is folded yet.", func() float64 { return float64(f.Stats().Loading) }),
 	}
 }

@@ -59,6 +59,7 @@ type world struct {
 	writer *kafka.Writer
 
 	partitions int32
+	requests   string // an input topic of requests, for tests that need one
 }
 
 func newWorld(tb testing.TB, server *kafkatest.Server, partitions int32) *world {

@@ -9,10 +9,13 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/ingest/status"
 )
@@ -80,7 +83,7 @@ func (w *world) history(m message, r *rand.Rand) []kafka.Record {
 		Reason: znsv1.FailureReason_FAILURE_REASON_UNRESOLVED, Recipient: &znsv1.Recipient{Phone: "+84123456789"},
 	}
 	var events []kafka.Record
-	add := func(topic string, e proto.Message) { events = append(events, w.record(topic, m, e)) }
+	add := func(name string, e proto.Message) { events = append(events, w.record(name, m, e)) }
 	switch life := r.IntN(6); life {
 	case 0, 1:
 		add(w.topics.Sent, sent)
@@ -280,4 +283,91 @@ func TestStatusReplay(t *testing.T) {
 	w.start(w.config())
 	eventually(t, 60*time.Second, "zns.status is there again", func() bool { return len(w.snapshots()) == n })
 	w.rebuilt(n)
+}
+
+// watched publishes a zns.sent whose receipt is due after d, with its request.
+func (w *world) watched(m message, d time.Duration) {
+	w.tb.Helper()
+	req := &notificationv1.NotificationRequested{
+		NotificationId: m.id.String(), Source: "order-service", OaId: testOA, TemplateId: "7895417", Recipient: &notificationv1.Recipient{Phone: "+84123456789"},
+		Fallback: map[string]string{"sms_text": "Ma xac thuc " + m.msgID}, DeliverWithin: durationpb.New(time.Minute),
+	}
+	r := w.record(w.requests, m, req)
+	w.write(r)
+	var place string
+	for _, got := range w.read(w.requests) {
+		if string(got.Key) == m.id.String() {
+			place = fmt.Sprintf("%s/%d@%d", w.requests, got.Partition, got.Offset)
+		}
+	}
+	sent := sentEvent(m)
+	sent.EventTime, sent.ReceiptDueTime = timestamppb.Now(), timestamppb.New(time.Now().Add(d))
+	r = w.record(w.topics.Sent, m, sent)
+	r.Headers = append(r.Headers, kafka.Header{Key: topic.HeaderRequest, Value: []byte(place)})
+	w.write(r)
+}
+
+func (w *world) overdue() map[string][]*znsv1.Overdue {
+	w.tb.Helper()
+	all := map[string][]*znsv1.Overdue{}
+	for _, r := range w.read(w.topics.Overdue) {
+		e := &znsv1.Overdue{}
+		if err := kafka.Decode(r, e); err != nil {
+			w.tb.Fatal(err)
+		}
+		all[string(r.Key)] = append(all[string(r.Key)], e)
+	}
+	return all
+}
+
+// TestOverdue: once, not before its time, with what the request gave for it; not when the receipt came, were it only
+// into zalo.callback while nobody translated; and the watch outlives the process.
+func TestOverdue(t *testing.T) {
+	w := newWorld(t, kafkatest.Broker(t), 2)
+	w.requests = w.server.Topic(t, "requested", 2)
+	cfg := w.config()
+	r := w.start(cfg)
+	late, inTime, unread, later := newMessage(), newMessage(), newMessage(), newMessage()
+	w.watched(late, 3*time.Second)
+	w.watched(inTime, 3*time.Second)
+	w.mustPost(r.url, inTime.callback())
+	start := time.Now()
+	eventually(t, 40*time.Second, "zns.overdue", func() bool { return len(w.overdue()) > 0 })
+	if took := time.Since(start); took < 2*time.Second {
+		t.Errorf("published after %v, due after 3 s", took)
+	}
+	got := w.overdue()[late.id.String()]
+	if len(got) != 1 {
+		t.Fatalf("zns.overdue: %v", w.overdue())
+	}
+	e := got[0]
+	if e.GetFallback()["sms_text"] != "Ma xac thuc "+late.msgID || e.GetRecipient().GetPhone() != "+84123456789" || e.GetReference() != "INV-1" ||
+		e.GetEventId() != late.id.String()+"/overdue/1" || e.GetDueTime() == nil {
+		t.Errorf("zns.overdue: %v", e)
+	}
+	eventually(t, 20*time.Second, "the snapshot tells it", func() bool { return w.snapshots()[late.id.String()].GetOverdueTime() != nil })
+	if s := w.snapshots()[late.id.String()]; s.GetState() != znsv1.NotificationState_NOTIFICATION_STATE_SENT {
+		t.Errorf("overdue is not terminal: %v", s)
+	}
+
+	// Over a restart; a receipt that stands in zalo.callback meanwhile is not overdue.
+	w.watched(unread, 10*time.Second)
+	w.watched(later, 10*time.Second)
+	eventually(t, 20*time.Second, "both are watched", func() bool { return r.count("receipts_awaited") == 2 })
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.write(kafka.Record{Topic: w.topics.Callback, Partition: -1, Key: []byte(unread.id.String()), Value: unread.callback()})
+	time.Sleep(8 * time.Second)
+	r = w.start(cfg)
+	eventually(t, 60*time.Second, "the one without receipt is overdue", func() bool { return len(w.overdue()[later.id.String()]) == 1 })
+	w.mustPost(r.url, late.callback())
+	eventually(t, 20*time.Second, "a receipt still comes", func() bool {
+		return w.snapshots()[late.id.String()].GetState() == znsv1.NotificationState_NOTIFICATION_STATE_DELIVERED
+	})
+	time.Sleep(2 * time.Second)
+	if all := w.overdue(); len(all) != 2 || len(all[late.id.String()]) != 1 || len(all[later.id.String()]) != 1 {
+		t.Errorf("zns.overdue: %v", all)
+	}
+	w.rebuilt(4)
 }

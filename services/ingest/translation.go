@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -171,6 +172,7 @@ func (g *Ingest) translate(ctx context.Context) error {
 	beside.Go(func() { folder.Run(live) })
 	beside.Go(func() { tables.Run(live) })
 	beside.Go(func() { g.watch(live, engine) })
+	beside.Go(func() { g.seeInput(live, engine, folder) })
 	err = engine.Run(ctx)
 	stop()
 	beside.Wait()
@@ -211,5 +213,70 @@ func (g *Ingest) watch(ctx context.Context, engine *stream.Engine) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// inputEvery is how often it is looked whether all callbacks were translated, while a notification is overdue.
+const inputEvery = 500 * time.Millisecond
+
+// seeInput tells the folder up to which moment all callbacks were translated: a receipt that stands in zalo.callback is
+// not overdue.
+func (g *Ingest) seeInput(ctx context.Context, engine *stream.Engine, folder *status.Folder) {
+	admin, err := kafka.NewAdmin(g.client...)
+	if err != nil {
+		g.svc.Log.Error("zns.overdue is not published", "error", err)
+		return
+	}
+	defer admin.Close()
+	for ; ctx.Err() == nil; sleep(ctx, inputEvery) {
+		asked := folder.Overdue()
+		if len(asked) == 0 {
+			continue
+		}
+		at := time.Now()
+		call, cancel := context.WithTimeout(ctx, startTimeout)
+		ends, err := admin.EndOffsets(call, g.cfg.Topics.Callback)
+		cancel()
+		if err != nil {
+			continue // the engine says what is wrong
+		}
+		for deadline := time.Now().Add(startTimeout); len(asked) > 0 && ctx.Err() == nil; sleep(ctx, 20*time.Millisecond) {
+			late := time.Now().After(deadline)
+			next := map[int32]int64{}
+			for _, p := range engine.Status().Partitions {
+				next[p.Partition] = p.Next
+			}
+			asked = slices.DeleteFunc(asked, func(p int32) bool {
+				from, owned := next[p]
+				seen := owned && (from >= ends[p] || late && g.noCallbacks(ctx, p, from))
+				if seen {
+					folder.InputSeen(p, at)
+				}
+				return seen || !owned || late
+			})
+		}
+		engine.Wake()
+	}
+}
+
+// noCallbacks reports whether nothing but markers of transactions stands in a partition of zalo.callback from an offset
+// on: the engine's position never passes those at the end of the log.
+func (g *Ingest) noCallbacks(ctx context.Context, p int32, from int64) bool {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	n := 0
+	err := kafka.ReadToEnd(ctx, kafka.ReaderConfig{
+		Client: g.client, Topic: g.cfg.Topics.Callback, Partitions: []int32{p}, Start: kafka.FromOffsets(map[int32]int64{p: from}),
+	}, func(kafka.Record) error {
+		n++
+		return nil
+	})
+	return err == nil && n == 0
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
 	}
 }

@@ -22,6 +22,7 @@ const (
 	stuckAfter = 10 * time.Second
 	lookAtRoom = time.Second
 	lookEvery  = 250 * time.Millisecond // at the watermark, while somebody waits
+	awaitedFor = 5 * time.Second        // after somebody asked
 )
 
 // facts reads the topics of events for the partitions that are assigned, each from the position that it is told, and
@@ -40,7 +41,7 @@ type facts struct {
 	changed chan struct{} // closed when the partitions to read change
 	freed   chan struct{} // closed when a queue has become shorter
 	bytes   int
-	awaited bool // somebody asks up to which moment everything was read
+	awaited time.Time // when somebody last asked up to which moment everything was read
 	warned  map[Result]time.Time
 }
 
@@ -148,11 +149,11 @@ func (f *facts) done(p int32, n int) {
 }
 
 // seenUpTo returns a moment: whatever was in the topics' partition p then is in its queue or was folded. It moves on
-// only after it was asked for.
+// only while it is asked for.
 func (f *facts) seenUpTo(p int32) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.awaited = true
+	f.awaited = time.Now()
 	part := f.parts[p]
 	if part == nil || part.left {
 		return time.Time{}
@@ -394,7 +395,7 @@ func (f *facts) leaveOut() {
 func (f *facts) watch(ctx context.Context, k Kind, parts map[int32]*intake, r *kafka.Reader) {
 	for pause(ctx, lookEvery) {
 		f.mu.Lock()
-		awaited := f.awaited
+		awaited := time.Since(f.awaited) < awaitedFor
 		f.mu.Unlock()
 		if !awaited {
 			continue

@@ -13,6 +13,7 @@ import (
 
 	"github.com/znshub/znshub/pkg/kafka"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
 
 // LedgerKey is the key of the [ledgerv1.StatusPosition] that stands once in each ledger partition.
@@ -31,10 +32,11 @@ const (
 	Old        Result = "old"        // written longer ago than Window
 	Stray      Result = "stray"      // not in the partition of its key
 	Unreadable Result = "unreadable" // no event about a notification
+	Overdue    Result = "overdue"    // zns.overdue was published
 )
 
 // Results lists all of them.
-var Results = []Result{Folded, Unchanged, Old, Stray, Unreadable}
+var Results = []Result{Folded, Unchanged, Old, Stray, Unreadable, Overdue}
 
 // Config says what is folded.
 type Config struct {
@@ -70,6 +72,9 @@ type partition struct {
 	table    *table
 	restored bool
 	loaded   bool // the table holds what earlier owners wrote
+
+	inputSeen   time.Time // all callbacks that were there then were translated
+	inputSeenAt time.Time // when that was found
 }
 
 // New returns a Folder that folds nothing until it is told of partitions, and reads nothing until Run.
@@ -163,6 +168,7 @@ type Stats struct {
 	Queued      int // events that wait to be folded
 	QueuedBytes int
 	Loading     int // partitions whose snapshots are being loaded
+	Awaited     int // notifications whose receipt is watched for
 }
 
 // Stats returns how much is held.
@@ -174,6 +180,7 @@ func (f *Folder) Stats() Stats {
 	st.CachedBytes = f.cache.bytes
 	for _, part := range f.parts {
 		st.Indexed += part.table.len()
+		st.Awaited += len(part.table.awaited)
 		if !part.loaded {
 			st.Loading++
 		}
@@ -214,10 +221,11 @@ func (f *Folder) latest(part *partition, id uuid.UUID) (value []byte, l lookup) 
 	return nil, fetched
 }
 
-// written takes note of a snapshot that was committed.
-func (f *Folder) written(part *partition, id uuid.UUID, now time.Time, offset int64, value []byte) {
+// written takes note of a snapshot that was committed. sent is the offset of its zns.sent.
+func (f *Folder) written(part *partition, s *znsv1.Status, id uuid.UUID, now time.Time, offset, sent int64, value []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	part.table.put(id, now, offset)
+	part.table.await(id, s, sent)
 	f.cache.add(&snapshot{table: part.table, id: id, offset: offset, value: value})
 }

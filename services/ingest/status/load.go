@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
 )
@@ -32,15 +33,18 @@ func (f *Folder) load(ctx context.Context) {
 			return
 		}
 		for ctx.Err() == nil {
-			fresh, p, lost := f.next()
+			todo := f.next()
 			var err error
 			switch {
-			case len(fresh) > 0:
-				err = f.fill(ctx, fresh)
-			case len(lost) > 0:
-				err = f.fetch(ctx, p, lost)
+			case len(todo.fresh) > 0:
+				err = f.fill(ctx, todo.fresh)
+			case len(todo.lost) > 0:
+				err = f.fetch(ctx, todo.partition, todo.lost)
+			case len(todo.overdue) > 0:
+				err = f.prepare(ctx, todo.partition, todo.overdue)
+			default:
 			}
-			if len(fresh) == 0 && len(lost) == 0 {
+			if todo.nothing() {
 				break
 			}
 			if err != nil && ctx.Err() == nil {
@@ -51,20 +55,47 @@ func (f *Folder) load(ctx context.Context) {
 	}
 }
 
-// next returns what is to be done: partitions to fill, else offsets of one partition to read again.
-func (f *Folder) next() (fresh map[int32]*partition, p int32, lost []int64) {
+// todo is what load does next, of one partition unless it is fresh ones.
+type todo struct {
+	fresh     map[int32]*partition // to fill
+	partition int32
+	lost      []int64 // snapshots to read again
+	overdue   []*awaited
+}
+
+func (t todo) nothing() bool { return len(t.fresh)+len(t.lost)+len(t.overdue) == 0 }
+
+func (f *Folder) next() todo {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fresh = map[int32]*partition{}
+	t := todo{fresh: map[int32]*partition{}}
 	for n, part := range f.parts {
 		switch {
 		case part.restored && !part.loaded:
-			fresh[n] = part
-		case len(part.table.lost) > 0:
-			p, lost = n, part.table.wanted()
+			t.fresh[n] = part
+		case len(part.table.lost) > 0 && len(t.lost) == 0:
+			t.partition, t.lost, t.overdue = n, part.table.wanted(), nil
+		case len(part.table.toRead) > 0 && len(t.lost)+len(t.overdue) == 0:
+			most := min(prepareAtOnce, len(part.table.toRead))
+			t.partition, t.overdue = n, slices.Clone(part.table.toRead[:most])
 		}
 	}
-	return fresh, p, lost
+	if len(t.fresh) > 0 {
+		return todo{fresh: t.fresh}
+	}
+	if len(t.overdue) > 0 {
+		table := f.parts[t.partition].table
+		table.toRead = table.toRead[len(t.overdue):]
+	}
+	return t
+}
+
+// fetch reads snapshots of one partition again.
+func (f *Folder) fetch(ctx context.Context, p int32, want []int64) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	_, err := readOffsets(ctx, f.cfg.Client, f.cfg.Topics.Status, p, want, func(offset int64, r *kafka.Record) { f.settle(p, offset, r) })
+	return err
 }
 
 // fill reads zns.status to where it ends now, which is after everything that earlier owners of these partitions can have
@@ -122,9 +153,13 @@ func (f *Folder) keep(parts map[int32]*partition, records []kafka.Record) int {
 		if rec.Value == nil { // somebody forgot this one
 			part.table.remove(id)
 			delete(part.table.recent, id)
+			part.table.await(id, nil, -1)
 			continue
 		}
 		part.table.put(id, rec.Time, rec.Offset)
+		if mayBeAwaited(rec.Value) {
+			part.table.await(id, decodeSnapshot(rec.Value), sentOffset(rec))
+		}
 		f.cache.add(&snapshot{table: part.table, id: id, offset: rec.Offset, value: bytes.Clone(rec.Value)})
 	}
 	owned := 0
@@ -154,33 +189,36 @@ func (f *Folder) loaded(parts map[int32]*partition, id [16]byte) {
 	f.cfg.Wake()
 }
 
-// fetch reads snapshots of one partition again, in one go where they lie close together.
-func (f *Folder) fetch(ctx context.Context, p int32, want []int64) error {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
+// readOffsets calls found for each of the offsets of one partition, which ascend, with the record or, when it is not
+// there any more, with nil; those that lie close together are read in one go. It returns the offsets that an error left.
+func readOffsets(ctx context.Context, client []kgo.Opt, topic string, p int32, want []int64, found func(int64, *kafka.Record)) ([]int64, error) {
 	for len(want) > 0 {
 		r, err := kafka.NewReader(ctx, kafka.ReaderConfig{
-			Client: f.cfg.Client, Topic: f.cfg.Topics.Status, Partitions: []int32{p},
-			Start: kafka.FromOffsets(map[int32]int64{p: want[0]}),
+			Client: client, Topic: topic, Partitions: []int32{p}, Start: kafka.FromOffsets(map[int32]int64{p: want[0]}),
 		})
 		if err != nil {
-			return err
+			return want, err
 		}
-		want, err = f.fetchRun(ctx, r, p, want)
+		if r.Positions()[p] < want[0] { // the log is shorter: it was made anew
+			found(want[0], nil)
+			want = want[1:]
+		} else {
+			want, err = readRun(ctx, r, p, want, found)
+		}
 		r.Close()
 		if err != nil {
-			return err
+			return want, err
 		}
 	}
-	return nil
+	return nil, nil
 }
 
-// fetchRun reads on with r until the next wanted record is far away. It returns what is still wanted.
-func (f *Folder) fetchRun(ctx context.Context, r *kafka.Reader, p int32, want []int64) ([]int64, error) {
+// readRun reads on with r until the next wanted record is far away. It returns what is still wanted.
+func readRun(ctx context.Context, r *kafka.Reader, p int32, want []int64, found func(int64, *kafka.Record)) ([]int64, error) {
 	for {
 		at := r.Positions()[p]
 		for len(want) > 0 && want[0] < at { // read, or retention has deleted it
-			f.settle(p, want[0], nil)
+			found(want[0], nil)
 			want = want[1:]
 		}
 		if len(want) == 0 || want[0] > at+jumpInsteadOf {
@@ -192,11 +230,11 @@ func (f *Folder) fetchRun(ctx context.Context, r *kafka.Reader, p int32, want []
 		}
 		for i := range records {
 			for len(want) > 0 && want[0] < records[i].Offset {
-				f.settle(p, want[0], nil)
+				found(want[0], nil)
 				want = want[1:]
 			}
 			if len(want) > 0 && want[0] == records[i].Offset {
-				f.settle(p, want[0], &records[i])
+				found(want[0], &records[i])
 				want = want[1:]
 			}
 		}

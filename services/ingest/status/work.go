@@ -16,8 +16,14 @@ import (
 // factsPerTick bounds the events of one partition that one transaction folds, and with them the time under the tick lock.
 const factsPerTick = 500
 
-// Work folds what has arrived. next is when it wants to be called again; zero: only when woken.
-func (f *Folder) Work(tx *stream.Tx) (next time.Time) {
+// Work folds what has arrived, and publishes zns.overdue. waits reports whether a receipt of the notification waits to be
+// published. next is when it wants to be called again; zero: only when woken.
+func (f *Folder) Work(tx *stream.Tx, waits func(p int32, id uuid.UUID) bool) (next time.Time) {
+	soonest := func(at time.Time) {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
 	order := tx.Partitions()
 	f.turn++
 	for i := range order {
@@ -28,30 +34,38 @@ func (f *Folder) Work(tx *stream.Tx) (next time.Time) {
 		if tx.Full() {
 			return tx.Now()
 		}
-		if f.foldPartition(tx, p) {
-			next = tx.Now()
+		part := f.part(p)
+		if part == nil || !f.isLoaded(part) {
+			continue
+		}
+		due := f.nextDue(part)
+		var seen time.Time
+		if !due.IsZero() && !due.After(tx.Now()) {
+			seen = f.facts.seenUpTo(p) // before peek: what was seen by then is in the queue
+		}
+		queue, more := f.facts.peek(p, factsPerTick)
+		b, again := f.foldPartition(tx, p, part, queue, more)
+		switch {
+		case again:
+			soonest(tx.Now())
+		case b.facts == len(queue) && !more:
+			soonest(f.tellOverdue(tx, p, part, seen, func(p int32, id uuid.UUID) bool { return b.changes[id] != nil || waits(p, id) }))
 		}
 	}
 	return next
 }
 
 // foldPartition folds the front of one partition's queue. It reports whether there is more that could be folded at once.
-func (f *Folder) foldPartition(tx *stream.Tx, p int32) (again bool) {
-	part := f.part(p)
-	if part == nil || !f.isLoaded(part) {
-		return false
-	}
-	queue, more := f.facts.peek(p, factsPerTick)
+func (f *Folder) foldPartition(tx *stream.Tx, p int32, part *partition, queue []*Fact, more bool) (b batch, again bool) {
 	if len(queue) == 0 {
-		return false
+		return batch{}, false
 	}
 	u := tx.Unit(p, "status/"+strconv.Itoa(int(queue[0].Kind))+"@"+strconv.FormatInt(queue[0].Offset, 10))
 	if u == nil {
-		return true
+		return batch{}, true
 	}
-	b := f.fold(part, queue)
-	if b.facts == 0 {
-		return false // the snapshots come, and wake the engine
+	if b = f.fold(part, queue); b.facts == 0 {
+		return b, false // the snapshots come, and wake the engine
 	}
 	position := part.position
 	for _, fact := range queue[:b.facts] {
@@ -67,7 +81,7 @@ func (f *Folder) foldPartition(tx *stream.Tx, p int32) (again bool) {
 		f.cfg.Counted(Folded, b.folded)
 		f.cfg.Counted(Unchanged, b.facts-b.folded)
 	})
-	return more || b.facts < len(queue) && !b.waits
+	return b, more || b.facts < len(queue) && !b.waits
 }
 
 func (f *Folder) isLoaded(part *partition) bool {
@@ -89,6 +103,7 @@ type batch struct {
 type change struct {
 	before, now *znsv1.Status
 	last        *Fact // the latest that changed it
+	sent        int64 // offset of its zns.sent; -1: not known
 }
 
 // fold merges the facts at the front of queue into the latest snapshots, up to the first one whose snapshot is not in
@@ -105,7 +120,7 @@ func (f *Folder) fold(part *partition, queue []*Fact) batch {
 			if b.waits {
 				continue
 			}
-			c = &change{before: decodeSnapshot(value)}
+			c = &change{before: decodeSnapshot(value), sent: f.sentOf(part, fact.ID)}
 			c.now = c.before
 			b.changes[fact.ID] = c
 			b.order = append(b.order, fact.ID)
@@ -116,10 +131,23 @@ func (f *Folder) fold(part *partition, queue []*Fact) batch {
 		b.facts++
 		if merged := Merge(c.now, fact.Status); !Same(c.now, merged) {
 			c.now, c.last = merged, fact
+			if fact.Kind == KindSent {
+				c.sent = fact.Offset
+			}
 			b.folded++
 		}
 	}
 	return b
+}
+
+// sentOf is the offset of the zns.sent of a notification whose receipt is watched for.
+func (f *Folder) sentOf(part *partition, id uuid.UUID) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if a := part.table.awaited[id]; a != nil {
+		return a.sent
+	}
+	return -1
 }
 
 // decodeSnapshot returns nil for what is no snapshot: it is written anew.
@@ -155,8 +183,11 @@ func (b *batch) write(f *Folder, u *stream.Unit, part *partition) {
 			panic(err) // every field that NewRecord asks for is set, and every string was decoded from a message
 		}
 		r.Partition, r.Time = u.Partition(), now
+		if isAwaited(s) && c.sent >= 0 {
+			r.Headers = append(r.Headers, kafka.Header{Key: headerSent, Value: strconv.AppendInt(nil, c.sent, 10)})
+		}
 		w := u.Append(r)
-		u.OnCommit(func() { f.written(part, id, now, w.Offset(), r.Value) })
+		u.OnCommit(func() { f.written(part, s, id, now, w.Offset(), c.sent, r.Value) })
 	}
 }
 

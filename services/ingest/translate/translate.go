@@ -66,7 +66,8 @@ type Status interface {
 	// Restore takes the records under [status.LedgerKey].
 	Restore(p int32, r kafka.Record) error
 	Restored(p int32)
-	Work(tx *stream.Tx) (next time.Time)
+	// Work is told which notifications have a receipt that waits to be published.
+	Work(tx *stream.Tx, waits func(p int32, id uuid.UUID) bool) (next time.Time)
 	Dropped(p int32)
 }
 
@@ -237,8 +238,8 @@ func (t *Translator) WaitingReceipts() int { return int(t.waits.Load()) }
 // noStatus folds nothing.
 type noStatus struct{}
 
-func (noStatus) Assigned(int32)                    {}
-func (noStatus) Restore(int32, kafka.Record) error { return nil }
-func (noStatus) Restored(int32)                    {}
-func (noStatus) Work(*stream.Tx) time.Time         { return time.Time{} }
-func (noStatus) Dropped(int32)                     {}
+func (noStatus) Assigned(int32)                                              {}
+func (noStatus) Restore(int32, kafka.Record) error                           { return nil }
+func (noStatus) Restored(int32)                                              {}
+func (noStatus) Work(*stream.Tx, func(int32, uuid.UUID) bool) (at time.Time) { return at }
+func (noStatus) Dropped(int32)                                               {}

@@ -3,6 +3,8 @@ package translate
 import (
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/zalo"
 )
@@ -44,8 +46,14 @@ func (t *Translator) Work(tx *stream.Tx) (next time.Time) {
 		}
 		soonest(t.forget(tx, p, part))
 	}
-	soonest(t.cfg.Status.Work(tx)) // behind the receipts: what is full by them folds in the next tick
+	soonest(t.cfg.Status.Work(tx, t.waitsFor)) // behind the receipts: what is full by them folds in the next tick
 	return next
+}
+
+// waitsFor reports whether a receipt of the notification waits to be published.
+func (t *Translator) waitsFor(p int32, id uuid.UUID) bool {
+	part := t.part(p)
+	return part != nil && len(part.of[id]) > 0
 }
 
 // publishReady publishes what found its send. It reports whether the transaction had room for all.
