@@ -1,13 +1,11 @@
 package zalo
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -57,8 +55,11 @@ type Config struct {
 type Client struct {
 	cfg       Config
 	transport *http.Transport
+	exchanger *exchanger // nil: calls go by the transport
 	phone     *url.URL
 	hash      *url.URL
+	phoneHead string
+	hashHead  string
 }
 
 // SendRequest is one template message by phone.
@@ -117,7 +118,7 @@ func NewClient(cfg Config) (*Client, error) {
 	}
 	http1 := new(http.Protocols)
 	http1.SetHTTP1(true)
-	return &Client{
+	c := &Client{
 		cfg: cfg,
 		transport: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
@@ -134,8 +135,16 @@ func NewClient(cfg Config) (*Client, error) {
 		},
 		phone: base.JoinPath("message/template"),
 		hash:  base.JoinPath("message/template/hashphone"),
-	}, nil
+	}
+	c.phoneHead, c.hashHead = head(base.Host, c.phone.EscapedPath()), head(base.Host, c.hash.EscapedPath())
+	if proxy, err := c.transport.Proxy(&http.Request{URL: c.phone}); proxy == nil && err == nil && canLook && !byTransport {
+		c.exchanger = newExchanger(&cfg, base)
+	}
+	return c, nil
 }
+
+// byTransport makes every call go by http.Transport, as it does through a proxy: tests take both ways.
+var byTransport bool
 
 func redactURL(u *url.URL) string {
 	if u == nil {
@@ -145,22 +154,17 @@ func redactURL(u *url.URL) string {
 }
 
 // Close closes idle connections. Calls in flight end by themselves.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.transport.CloseIdleConnections()
+	if c.exchanger != nil {
+		c.exchanger.close()
+	}
+}
 
 // PhoneHash returns what Zalo's endpoint for hashed numbers takes: the lower-case hexadecimal SHA-256 of "84987654321".
 func PhoneHash(phone string) string {
 	sum := sha256.Sum256([]byte(strings.TrimPrefix(phone, "+")))
 	return hex.EncodeToString(sum[:])
-}
-
-type sendJSON struct {
-	Phone        string            `json:"phone,omitempty"`
-	HashPhone    string            `json:"hash_phone,omitempty"`
-	TemplateID   string            `json:"template_id"`
-	TemplateData map[string]string `json:"template_data"`
-	TrackingID   string            `json:"tracking_id"`
-	SendingMode  string            `json:"sending_mode,omitempty"`
-	Mode         string            `json:"mode,omitempty"`
 }
 
 // Send makes one call. It never returns an error: every end is a Result. It blocks until the answer is read or the
@@ -188,10 +192,24 @@ func (c *Client) send(ctx context.Context, req *SendRequest) Result {
 	}
 	bytesOf := ledgerOfBytes{launchBy: req.LaunchBy}
 	bytesOf.uses = bytesOf.room[:0]
+	if c.exchanger != nil {
+		raw, err := c.rawRequest(token, req)
+		if err != nil {
+			return unbuildable(err)
+		}
+		a, err := c.exchanger.do(ctx, raw, &bytesOf)
+		switch {
+		case err != nil:
+			return failed(err, &bytesOf)
+		case a.broken != nil:
+			return brokenBody(a.status, a.header, a.broken)
+		}
+		return classify(a.status, a.header, a.body)
+	}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: bytesOf.gotConn})
 	hreq, err := c.request(ctx, token, req)
 	if err != nil {
-		return Result{Outcome: NotSent, Class: ClassConfig, Hold: true, HoldReason: HoldOperator, Message: "The request cannot be built", Err: err}
+		return unbuildable(err)
 	}
 	// The transport and not an http.Client, which would follow redirects and on 307 and 308 post the message again.
 	resp, err := c.transport.RoundTrip(hreq)
@@ -201,58 +219,13 @@ func (c *Client) send(ctx context.Context, req *SendRequest) Result {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return brokenBody(resp, err)
+		return brokenBody(resp.StatusCode, resp.Header, err)
 	}
 	if len(body) > maxAnswer {
 		// Judged by its status alone; the connection is not used again, since the rest is not read.
 		body = nil
 	}
 	return classify(resp.StatusCode, resp.Header, body)
-}
-
-func (c *Client) request(ctx context.Context, token string, req *SendRequest) (*http.Request, error) {
-	if (req.Phone == "") == (req.PhoneSHA256 == "") {
-		return nil, errors.New("exactly one of Phone and PhoneSHA256 is required")
-	}
-	payload := sendJSON{
-		Phone: strings.TrimPrefix(req.Phone, "+"), HashPhone: req.PhoneSHA256, TemplateID: req.TemplateID,
-		TemplateData: req.TemplateData, TrackingID: req.TrackingID, SendingMode: req.SendingMode,
-	}
-	if payload.TemplateData == nil {
-		payload.TemplateData = map[string]string{}
-	}
-	if req.Development {
-		payload.Mode = "development"
-	}
-	var body bytes.Buffer
-	body.Grow(512)
-	enc := json.NewEncoder(&body)
-	enc.SetEscapeHTML(false) // what the person reads goes over the wire as it is
-	if err := enc.Encode(&payload); err != nil {
-		return nil, fmt.Errorf("encode request: %w", err)
-	}
-	target := c.phone
-	if req.PhoneSHA256 != "" {
-		target = c.hash
-	}
-	raw := body.Bytes()
-	header := make(http.Header, 4)
-	header["Content-Type"] = []string{"application/json"}
-	header["User-Agent"] = []string{"znshub"}
-	// Zalo's spelling; a gateway that compares case would not know Access_token.
-	header["access_token"] = []string{token}
-	if c.cfg.AppSecret != "" {
-		header["appsecret_proof"] = []string{AppSecretProof(c.cfg.AppSecret, token)}
-	}
-	hreq := &http.Request{
-		Method: http.MethodPost, URL: target, Host: target.Host, Header: header,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Body: io.NopCloser(bytes.NewReader(raw)), ContentLength: int64(len(raw)),
-		// Lets the transport take another connection when one died before a byte was written. There is no
-		// Idempotency-Key header, which would let it repeat a request that may have arrived.
-		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil },
-	}
-	return hreq.WithContext(ctx), nil
 }
 
 // AppSecretProof returns the value of the header appsecret_proof: HMAC-SHA256 of the access token under the app's
@@ -263,6 +236,10 @@ func AppSecretProof(appSecret, accessToken string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+func unbuildable(err error) Result {
+	return Result{Outcome: NotSent, Class: ClassConfig, Hold: true, HoldReason: HoldOperator, Message: "The request cannot be built", Err: err}
+}
+
 // failed judges a call that got no answer.
 func failed(err error, bytesOf *ledgerOfBytes) Result {
 	if bytesOf.nothingLeft() {
@@ -271,13 +248,17 @@ func failed(err error, bytesOf *ledgerOfBytes) Result {
 		}
 		return Result{Outcome: NotSent, Err: err}
 	}
-	return Result{Outcome: Unknown, Cause: causeOf(err, bytesOf.anythingRead()), Err: err}
+	cause := causeOf(err, bytesOf.anythingRead())
+	if cause == CauseUnreadable {
+		err = errNotHTTP
+	}
+	return Result{Outcome: Unknown, Cause: cause, Err: err}
 }
 
 // brokenBody judges an answer whose header came and whose body did not come to its end. The status alone can say
 // enough: a gateway's refusal or its 5xx.
-func brokenBody(resp *http.Response, err error) Result {
-	r := classify(resp.StatusCode, resp.Header, nil)
+func brokenBody(status int, header http.Header, err error) Result {
+	r := classify(status, header, nil)
 	if r.Outcome == Unknown && r.Cause == CauseUnreadable {
 		r.Cause = causeOf(err, true)
 	}
@@ -289,14 +270,21 @@ func brokenBody(resp *http.Response, err error) Result {
 
 // causeOf tells why a call that had begun got no whole answer. answered: something was read that is no HTTP.
 func causeOf(err error, answered bool) Cause {
-	var timeout interface{ Timeout() bool }
 	var op *net.OpError
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), isTimeout(err):
 		return CauseTimeout
 	case !answered, errors.As(err, &op), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return CauseReset
 	default:
 		return CauseUnreadable
 	}
+}
+
+// errNotHTTP stands for whatever the other side wrote instead of an answer: it may have repeated what it was sent.
+var errNotHTTP = errors.New("the answer is not HTTP")
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
 }

@@ -287,24 +287,6 @@ func FuzzClassify(f *testing.F) {
 	})
 }
 
-func BenchmarkSend(b *testing.B) {
-	s := newServer(b, answer(200, accepted))
-	c, err := NewClient(Config{URL: s.url, AccessToken: func(context.Context, string) (string, error) { return "t", nil }})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer c.Close()
-	s.quiet = true
-	b.ReportAllocs()
-	b.RunParallel(func(p *testing.PB) {
-		for p.Next() {
-			if r := c.Send(context.Background(), otpRequest()); r.Outcome != Accepted {
-				b.Error(r)
-			}
-		}
-	})
-}
-
 func TestRateLimit(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

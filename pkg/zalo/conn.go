@@ -71,14 +71,17 @@ type ledgerOfBytes struct {
 	room     [2]use
 }
 
-func (l *ledgerOfBytes) gotConn(info httptrace.GotConnInfo) {
-	u := use{conn: counted(info.Conn)}
-	if u.conn != nil {
-		u.base, u.read = u.conn.maybeWritten.Load(), u.conn.read.Load()
+func (l *ledgerOfBytes) gotConn(info httptrace.GotConnInfo) { l.took(counted(info.Conn)) }
+
+// took notes that the request is about to use c. When it is too late for that c is sealed.
+func (l *ledgerOfBytes) took(c *countedConn) {
+	u := use{conn: c}
+	if c != nil {
+		u.base, u.read = c.maybeWritten.Load(), c.read.Load()
 		if l.isLate() {
 			// The write that follows fails with nothing written.
 			l.late = true
-			u.conn.seal()
+			c.seal()
 		}
 	}
 	l.uses = append(l.uses, u)

@@ -178,6 +178,14 @@ func TestFaults(t *testing.T) {
 		{"not HTTP", raw("SSH-2.0-OpenSSH_9.6\r\n"), Unknown, CauseUnreadable},
 		{"two lengths", raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"), Unknown, CauseUnreadable},
 		{"endless header", raw("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", maxAnswer+9000) + "\r\n\r\n"), Unknown, CauseUnreadable},
+		{"header without end", func(c net.Conn) bool {
+			_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nX: ")
+			for err == nil {
+				_, err = c.Write(bytes.Repeat([]byte("x"), 4096))
+			}
+			return false
+		}, Unknown, CauseUnreadable},
+		{"what was sent comes back as a header", raw("HTTP/1.1 200 OK\r\n{\"phone\" \"84987654321\"}\r\n\r\n"), Unknown, CauseUnreadable},
 		{"body over the limit", answer(200, accepted+strings.Repeat(" ", maxAnswer)), Unknown, CauseUnreadable},
 		{"hang", hang, Unknown, CauseTimeout},
 		{"hang mid-body", func(c net.Conn) bool { io.WriteString(c, head+accepted[:40]); return hang(c) }, Unknown, CauseTimeout},
