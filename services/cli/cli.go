@@ -48,6 +48,8 @@ type grammar struct {
 	Publish publishCmd `cmd:"" help:"Publish requests from standard input: JSON, one or many."`
 	Watch   watchCmd   `cmd:"" help:"Print what happens, live, one line an event."`
 	Explain explainCmd `cmd:"" help:"Tell the story of one notification."`
+	Find    findCmd    `cmd:"" help:"Find the notifications of a phone, a customer, a reference or a campaign."`
+	Status  statusCmd  `cmd:"" help:"Show the hub on one screen; exit code 1 when something is wrong."`
 	Sample  sampleCmd  `cmd:"" help:"Print a working publisher in Go, Python or Java."`
 	Hold    holdCmd    `cmd:"" help:"Begin no call for a campaign, a template, an OA, single notifications or everything."`
 	Release releaseCmd `cmd:"" help:"End a hold."`

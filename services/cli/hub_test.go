@@ -134,8 +134,9 @@ func TestDevSendsAndExplains(t *testing.T) {
 	refused.want(t, exitFailed).contains(t, "REJECTED", "-118", "TRY_OTHER_CHANNEL")
 
 	moved := movedRequest(t, hub.environ)
+	found, screen := look(t, hub.environ, id)
 
-	for _, r := range []result{sent, story, refused, moved} {
+	for _, r := range []result{sent, story, refused, moved, found, screen} {
 		for _, secret := range []string{"987654", "900000118", "=An", `"An"`} {
 			if strings.Contains(r.out+r.err, secret) {
 				t.Errorf("the output tells %q:\n%s%s", secret, r.out, r.err)
@@ -178,6 +179,38 @@ func movedRequest(t *testing.T, environ []string) result {
 	}
 	story.want(t, 0).contains(t, "moved      to notification.requested[", "its own partition", fmt.Sprintf("requested  notification.requested[%d]@", wrong), "SENT, and on the phone")
 	return story
+}
+
+// look finds the notification of that id by its phone, and looks at the hub's screen.
+func look(t *testing.T, environ []string, id string) (found, screen result) {
+	t.Helper()
+	for range 100 { // webhook-ingest folds what it has published
+		if found = run(t, environ, "", "find", "--phone", "0987654321"); strings.Contains(found.out, id) && strings.Contains(found.out, "DELIVERED") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	found.want(t, 0).contains(t, "DELIVERED  300200", id, "zns.status", "records read")
+	var row struct {
+		ID    string `json:"notification_id"`
+		State string
+		Key   string `json:"idempotency_key"`
+	}
+	line, _, _ := strings.Cut(run(t, environ, "", "find", "--phone", "+84987654321", "--since", "1h", "--template", "300200", "--json").want(t, 0).out, "\n")
+	if err := json.Unmarshal([]byte(line), &row); err != nil || row.State == "" || row.Key == "" {
+		t.Errorf("find --json: %s (%v)", line, err)
+	}
+	run(t, environ, "", "find", "--phone", "84900000118").want(t, 0).contains(t, "FAILED REJECTED -118")
+	run(t, environ, "", "find", "--phone", "0912345678").want(t, exitFailed).contains(t, "no notification was found")
+	run(t, environ, "", "find", "--phone", "12").want(t, exitUsage).contains(t, "--phone is no")
+	run(t, environ, "", "find").want(t, exitUsage).contains(t, "nothing to look for")
+
+	screen = run(t, environ, "", "status").want(t, 0)
+	screen.contains(t, "green", "zns-sender", "zns-ingest", "12 of 12 partitions owned", "waiting     0", "unknown     0")
+	run(t, environ, "", "status", "--ingest", "127.0.0.1:1").want(t, exitFailed).contains(t, "red", "does not answer")
+	run(t, environ, "", "status", "--sender-group", "nobody", "--no-ledger", "--json").want(t, exitFailed).contains(t, `"red":true`, "nobody works in group nobody")
+	run(t, environ, "", "status", "--verify").want(t, 0).contains(t, "0 differences")
+	return found, screen
 }
 
 func TestDevKeepsItsDataOverARestart(t *testing.T) {

@@ -1,0 +1,42 @@
+package explain
+
+import (
+	"time"
+
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+)
+
+// vietnam has had one time zone without daylight saving since 1975; a fixed zone needs no zone files.
+var vietnam = time.FixedZone("Asia/Ho_Chi_Minh", 7*60*60)
+
+// Vietnam writes a time as clocks in Vietnam show it: quotas, hours and customers go by it.
+func Vietnam(t time.Time) string { return t.In(vietnam).Format("2006-01-02 15:04:05") }
+
+// because says why a notification that is held waits, and what ends that.
+func because(reason ledgerv1.HoldReason) string {
+	switch reason {
+	case ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE:
+		return "the request's own not_before"
+	case ledgerv1.HoldReason_HOLD_REASON_RATE:
+		return "the pace: SENDER_RATE, or what Zalo allows"
+	case ledgerv1.HoldReason_HOLD_REASON_QUOTA:
+		return "a quota of Zalo is used up"
+	case ledgerv1.HoldReason_HOLD_REASON_HOURS:
+		return "not at this hour: promotions go out from 06:00 to 21:59 Vietnam time"
+	case ledgerv1.HoldReason_HOLD_REASON_TOKEN:
+		return "the OA's access token is missing or refused; a newer one ends the wait"
+	case ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW:
+		return "Zalo has not approved the template; its approval ends the wait"
+	case ledgerv1.HoldReason_HOLD_REASON_CIRCUIT:
+		return "Zalo is failing; single probes find out when it works again"
+	case ledgerv1.HoldReason_HOLD_REASON_RETRY:
+		return "a refusal that may be tried again"
+	case ledgerv1.HoldReason_HOLD_REASON_ORDER:
+		return "an earlier one of the same ordering_key is not done"
+	case ledgerv1.HoldReason_HOLD_REASON_ACCOUNT:
+		return "the OA's account or billing; a probe or zns retry ends the wait"
+	case ledgerv1.HoldReason_HOLD_REASON_OPERATOR:
+		return "an operator holds it, or must decide: zns release, zns retry, zns unknown"
+	}
+	return ""
+}
