@@ -86,6 +86,10 @@ type options struct {
 	ingestEnv []string
 	simEnv    []string
 	brokers   string // default: a broker of its own
+	// program is a package of the repository, or a file in bin, that senders run instead of the sender; kafkaVia leads
+	// some of them to the broker through a proxy.
+	program, bin string
+	kafkaVia     map[string]string
 	// session is how long the broker of its own may miss heartbeats to its controller before it is taken for dead: on a
 	// busy machine the default of the local broker, 4 s, does that to a living one, and Kafka then forgets the end of
 	// transactions under way. After a kill the broker comes back no earlier. Default one minute.
@@ -112,8 +116,19 @@ func install(t *testing.T, opts options) *installation {
 		t.Fatal(err)
 	}
 	var err error
+	bin, program := binaries(t), ""
+	if opts.program != "" {
+		program = filepath.Base(opts.program)
+	}
+	if opts.bin != "" {
+		in.must(os.CopyFS(opts.bin, os.DirFS(bin)))
+		bin = opts.bin
+	} else if opts.program != "" {
+		in.must(harness.BuildPackage(in.within(5*time.Minute), bin, opts.program))
+	}
 	if in.System, err = harness.NewSystem(harness.Config{
-		Brokers: opts.brokers, Bin: binaries(t), Dir: filepath.Join(t.ArtifactDir(), "system"),
+		Brokers: opts.brokers, Bin: bin, Dir: filepath.Join(t.ArtifactDir(), "system"),
+		SenderProgram: program, KafkaVia: opts.kafkaVia,
 		SenderEnv: opts.senderEnv, IngestEnv: opts.ingestEnv, SimEnv: opts.simEnv,
 	}); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ func (s *Stage) Perform(ctx context.Context, begin time.Time, plan []Event) {
 			break
 		}
 		acting.Go(func() {
-			turn := s.turn(e.target())
+			turn := s.turn(e.Target())
 			turn.Lock()
 			defer turn.Unlock()
 			if ctx.Err() != nil {

@@ -107,15 +107,11 @@ var skews = []time.Duration{
 	10 * time.Minute, -10 * time.Minute, 25 * time.Hour, -25 * time.Hour,
 }
 
-// steps at which a sender kills itself.
-func steps() []string {
+// Steps are those at which a sender can kill itself, in the spelling of hooked-sender.
+func Steps() []string {
 	list := []string{"call: dialled", "call: written", "call: answered"}
-	for _, s := range []stream.Step{
-		stream.StepBuilt, stream.StepProduced, stream.StepOffsets, stream.StepCommitted, stream.StepApplied, stream.StepAborted,
-		stream.StepUnconfirmed, stream.StepSettled, stream.StepClosing, stream.StepIdle, stream.StepDropped,
-		stream.StepAssigned, stream.StepRestoring, stream.StepRestored, stream.StepTakeover, stream.StepDraining,
-	} {
-		list = append(list, string(s))
+	for _, s := range stream.Steps() {
+		list = append(list, s.String())
 	}
 	return list
 }
@@ -178,7 +174,7 @@ func Plan(seed uint64, length time.Duration) []Event {
 			}
 			continue
 		}
-		on := e.target()
+		on := e.Target()
 		if busy[on] > at {
 			continue
 		}
@@ -210,7 +206,7 @@ func (e *Event) detail(r *rand.Rand) {
 	case ClockSet:
 		e.Who, e.Skew = sender, skews[r.IntN(len(skews))]
 	case Crashed:
-		all := steps()
+		all := Steps()
 		e.Who, e.Step = sender, fmt.Sprintf("%s#%d", all[r.IntN(len(all))], 1+r.IntN(6))
 	case BrokerKill, BrokerPause, DiskFull:
 		e.For = min(e.For, 13*time.Second)
@@ -223,8 +219,8 @@ func (e *Event) detail(r *rand.Rand) {
 	}
 }
 
-// target is what can take one event at a time.
-func (e Event) target() string {
+// Target is what can take one event at a time.
+func (e Event) Target() string {
 	switch e.Kind {
 	case BrokerKill, BrokerPause, DiskFull:
 		return "broker"
@@ -238,6 +234,15 @@ func (e Event) target() string {
 		return e.Who + " network"
 	}
 	return e.Who
+}
+
+// AllKinds lists every kind.
+func AllKinds() []Kind {
+	kinds := make([]Kind, 0, len(shares))
+	for _, s := range shares {
+		kinds = append(kinds, s.kind)
+	}
+	return kinds
 }
 
 // Kinds counts a plan by kind.

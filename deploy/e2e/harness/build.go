@@ -22,16 +22,21 @@ func Build(ctx context.Context, dir string, names ...string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make the folder of the programs: %w", err)
 	}
-	root, err := repository()
-	if err != nil {
-		return err
-	}
 	packages := []string{"./services/cmd/..."}
 	if len(names) > 0 {
 		packages = nil
 		for _, name := range names {
 			packages = append(packages, "./services/cmd/"+name)
 		}
+	}
+	return BuildPackage(ctx, dir, packages...)
+}
+
+// BuildPackage compiles main packages of the repository, such as ./deploy/e2e/hooked-sender, into dir.
+func BuildPackage(ctx context.Context, dir string, packages ...string) error {
+	root, err := repository()
+	if err != nil {
+		return err
 	}
 	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", dir + string(filepath.Separator)}, packages...)...)
 	cmd.Dir = root

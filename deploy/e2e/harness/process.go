@@ -124,6 +124,20 @@ func (p *Process) Crashes() []string {
 	return slices.Clone(p.crashes)
 }
 
+// Ask sends SIGTERM and does not wait.
+func (p *Process) Ask() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.running() {
+		return fmt.Errorf("%s does not run", p.Name)
+	}
+	p.asked = true
+	return p.cmd.Process.Signal(syscall.SIGTERM)
+}
+
+// ReadyNow returns nil when the program says that it works, and else why not.
+func (p *Process) ReadyNow(ctx context.Context) error { return get(ctx, p.ReadyURL) }
+
 // MayEnd says that the present life of the program may end by itself: that is no crash.
 func (p *Process) MayEnd() {
 	p.mu.Lock()

@@ -198,6 +198,9 @@ func (s *Server) Log() string {
 	return string(text)
 }
 
+// ListensFor is where the broker of Own listens for those who come through one of local.Options.Advertise.
+func (s *Server) ListensFor(advertised string) string { return s.local.ListensFor(advertised) }
+
 // Kill ends the broker of Own with SIGKILL.
 func (s *Server) Kill(tb testing.TB) { s.do(tb, "kill", (*local.Broker).Kill) }
 
