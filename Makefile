@@ -58,7 +58,7 @@ chaos: ## Kill, stop, cut off and mislead the whole system for MINUTES, as SEED 
 SEEDS ?= 50
 .PHONY: simulate
 simulate: ## Simulate a week of trouble in virtual time for each of SEEDS seeds.
-	@go test ./services/simtest -run TestSeeds -timeout 0 -seeds $(SEEDS)
+	@go test ./services/simtest -run TestSeeds -timeout 0 -seeds $(SEEDS) -days 7
 
 .PHONY: jaeger-check
 jaeger-check: ## Run one notification through three processes and assert its trace in a real Jaeger.
