@@ -57,6 +57,7 @@ type grammar struct {
 	Retry   retryCmd   `cmd:"" help:"Try now what waits for a later time."`
 	Unknown unknownCmd `cmd:"" help:"Decide about what was perhaps sent."`
 	Topics  topicsCmd  `cmd:"" help:"Create and check the hub's topics."`
+	Doctor  doctorCmd  `cmd:"" help:"Examine brokers, topics, groups, clocks, traffic, settings and the OA's token; tell what mends them."`
 	Config  configCmd  `cmd:"" help:"Check and show the settings of all programs."`
 
 	DemoSender demoSenderCmd `cmd:"" hidden:"" help:"The sender of zns demo, as a process of its own."`
