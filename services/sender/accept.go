@@ -92,13 +92,13 @@ func (h *handler) accept(u unit, r kafka.Record) {
 		switch {
 		case broken != nil:
 			h.deadLetter(u, r, broken.reason, broken.message, broken.field, true)
-		case hash != shortHash(a.e.hash[:]):
+		case hash != hashFinished(shortHash(a.e.hash[:]), false):
 			h.deadLetter(u, r, dlqIDReused, "this notification_id was used before with other content", "notification_id", true)
 			u.OnCommit(func() {
 				h.metrics.reused.Inc()
 				h.log.Warn("notification_id reused with other content", "notification_id", id, "partition", r.Partition, "offset", r.Offset)
 			})
-		case offset != r.Offset:
+		case offset != uint32(r.Offset): //nolint:gosec // G115: memory has the low half
 			u.OnCommit(h.metrics.duplicates.Inc)
 		}
 		return
@@ -236,16 +236,6 @@ func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, re
 	return arrival{e: e, req: req, record: r, movedFrom: string(movedFrom)}
 }
 
-// known reports whether id is in the partition's memory, with the hash of its content and its offset.
-func (p *partition) known(id uuid.UUID) (known bool, hash uint32, offset int64) {
-	if r := p.find(id); r != 0 {
-		s := p.at(r)
-		return true, s.hash, s.offset.get()
-	}
-	d, known := p.done[id]
-	return known, d.hash, d.offset
-}
-
 // take remembers a new request, and starts it at once when its turn is now.
 func (h *handler) take(u unit, a arrival) {
 	e, p := a.e, a.e.p
@@ -270,6 +260,7 @@ func (h *handler) take(u unit, a arrival) {
 	last := p.lastAccepted
 	p.lastAccepted = e.accepted
 	p.add(e, now)
+	p.supersede(e)
 	u.OnAbort(func() {
 		p.remove(e)
 		p.lastAccepted = last
@@ -296,19 +287,11 @@ func (h *handler) startNow(u unit, e *entry, f *flow) bool {
 	if e.state != stateAccepted || f.place == 0 || f.parked || f.ready() != 1 || f.first(&e.p.slots) != e.ref {
 		return false
 	}
-	if h.dispatch.room(u.Now()) <= h.uncommitted || !h.clock.trusted(u.Now()) || !h.onlyOpen(f) {
+	if h.dispatch.room() <= h.uncommitted || !h.clock.trusted(u.Now()) || !h.onlyOpen(f) {
 		return false
 	}
-	undo, ok := h.takePace(e.p, f, u.Now())
-	if !ok {
-		return false
-	}
-	if !h.launch(u, e) {
-		undo()
-		return false
-	}
-	u.OnAbort(undo)
-	return true
+	permit, ok := h.takePace(e.p, f, u.Now())
+	return ok && h.launch(u, e, permit)
 }
 
 // onlyOpen reports whether f is the only flow in which something may start.
@@ -353,7 +336,7 @@ func (h *handler) refuse(u unit, a arrival, f failure) {
 	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_ACCEPTED, Owner: h.settings.instance})
 	last := p.lastAccepted
 	p.lastAccepted = e.accepted
-	e.order = 0
+	e.order, e.collapse = 0, 0
 	p.add(e, now)
 	u.OnAbort(func() {
 		p.remove(e)

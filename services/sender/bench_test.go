@@ -16,7 +16,6 @@ func BenchmarkCore(b *testing.B) {
 	for _, waiting := range []int{0, 200_000} {
 		b.Run(fmt.Sprintf("waiting=%d", waiting), func(b *testing.B) {
 			c := newCore(b, func(cfg *Config) { cfg.MaxInFlight = 1000; cfg.Memory = 1 << 40 })
-			c.h.dispatch.breaker.limit = 1000
 			for n := 0; n < waiting; n += 1000 {
 				records := make([]kafka.Record, 1000)
 				for i := range records {
@@ -43,7 +42,7 @@ func BenchmarkCore(b *testing.B) {
 					d := c.h.dispatch
 					d.active--
 					x.result = accepted("m")
-					d.breaker.record(&x.result, c.now)
+					x.permit.Answered(c.now, &x.result)
 					d.finish(x)
 				}
 				b.StartTimer()

@@ -151,8 +151,13 @@ func (h *handler) probeClock(tx tick) {
 	}
 	for _, id := range tx.Partitions() {
 		p := h.partition(id)
-		e := p.anyWaiting()
-		if e == nil || tx.Closing(id) || tx.Full() {
+		r := p.anyWaiting()
+		if r == 0 || tx.Closing(id) || tx.Full() {
+			continue
+		}
+		e := p.entries[r]
+		if e == nil {
+			h.load(p, r, loadUrgent)
 			continue
 		}
 		u := tx.Unit(id, e.id.String())

@@ -120,7 +120,7 @@ func TestUntrustedClockStopsTheWork(t *testing.T) {
 	c.tick(true)
 	c.want(soon, "HELD(not_before)")
 	c.want(fresh, "ACCEPTED")
-	if d := c.h.partition(0).tombs.len() + c.h.partition(1).tombs.len(); d != 1 || len(c.calls) != 0 {
+	if d := c.h.partition(0).finished.Len() + c.h.partition(1).finished.Len(); d != 1 || len(c.calls) != 0 {
 		t.Fatalf("%d remembered, %d calls", d, len(c.calls))
 	}
 	c.h.clock.off = true

@@ -16,6 +16,7 @@ import (
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
 // Config is the sender's settings. The tags name the variables; [config.Load] fills it.
@@ -30,6 +31,11 @@ type Config struct {
 
 	MaxInFlight    int           `env:"SENDER_MAX_IN_FLIGHT" envDefault:"256" help:"calls to Zalo under way at a time"`
 	RequestTimeout time.Duration `env:"SENDER_REQUEST_TIMEOUT" envDefault:"10s" help:"bound on one call"`
+
+	Rate         OARate        `env:"SENDER_RATE" envDefault:"0" example:"50,2893352839501541173=10" help:"calls a second to Zalo per OA, over all senders together; 0: no limit; oa_id=rate for those that differ"`
+	RateTotal    float64       `env:"SENDER_RATE_TOTAL" envDefault:"0" help:"calls a second to Zalo over all OAs and senders; 0: no limit"`
+	QuotaReserve Percent       `env:"SENDER_QUOTA_RESERVE" envDefault:"10%" help:"part of an OA's quota per day that is kept for OTP and TRANSACTION"`
+	Hours        CategoryHours `env:"SENDER_HOURS" envDefault:"promotion=06:00-21:59" help:"hours of the day in Vietnam at which messages go out, by category; those not named go at any time"`
 
 	DedupeWindow    time.Duration    `env:"SENDER_DEDUPE_WINDOW" envDefault:"72h" help:"how long a finished notification's id is remembered"`
 	MaxAge          time.Duration    `env:"SENDER_MAX_AGE" envDefault:"24h" help:"a request whose record is older when first read is not sent; at most SENDER_DEDUPE_WINDOW"`
@@ -84,6 +90,7 @@ type settings struct {
 	resultPhone string
 	oaID        string
 	tokens      map[string]string
+	limits      limit.Config
 	url         *url.URL // of the call, for its span
 }
 
@@ -113,6 +120,9 @@ func (c *Config) settings() (settings, error) {
 		// Else the policy of an unknown outcome could act while the call of a stopped owner still runs.
 		complain("SENDER_REQUEST_TIMEOUT: at most %s; for example SENDER_REQUEST_TIMEOUT=10s", minResolve-launchWithin)
 	}
+	if !(c.RateTotal >= 0 && c.RateTotal <= maxRate) {
+		complain("SENDER_RATE_TOTAL: %v is not between 0 and %d; for example SENDER_RATE_TOTAL=200", c.RateTotal, maxRate)
+	}
 	positive("SENDER_DEDUPE_WINDOW", c.DedupeWindow, "72h")
 	positive("SENDER_MAX_AGE", c.MaxAge, "24h")
 	if c.MaxAge > c.DedupeWindow {
@@ -132,6 +142,13 @@ func (c *Config) settings() (settings, error) {
 		inputTopic: c.Topic, dlqTopic: topic.DLQOf(c.Topic), ledgerTopic: topic.LedgerOf(c.Topic),
 		mode: c.Mode, dedupe: c.DedupeWindow, maxAge: c.MaxAge, ttl: c.TTL, onUnknown: c.OnUnknown, resolve: c.ResolveWindow,
 		memory: int64(c.Memory), resultPhone: c.ResultPhone, oaID: c.OAID,
+	}
+	s.limits = limit.Config{
+		MaxInFlight: c.MaxInFlight, Rate: c.Rate.all, Rates: c.Rate.of, HostRate: c.RateTotal, Reserve: float64(c.QuotaReserve),
+		GainWait: max(launchWithin, time.Second), Spread: spreadOver,
+	}
+	for i, h := range c.Hours {
+		s.limits.Hours[i+1] = h
 	}
 	for _, p := range c.AllowPhones {
 		phone, ok := notification.ParsePhone(strings.TrimSpace(p))
@@ -214,67 +231,4 @@ func (s *settings) window(c notificationv1.Category) int64 {
 		return minResolve.Milliseconds()
 	}
 	return s.resolve.Milliseconds()
-}
-
-// categories are the names in settings by category.
-var categories = []string{"otp", "transaction", "customer_care", "promotion"}
-
-func categoryIndex(c notificationv1.Category) int {
-	if c < notificationv1.Category_CATEGORY_OTP || c > notificationv1.Category_CATEGORY_PROMOTION {
-		return 1
-	}
-	return int(c) - 1
-}
-
-// CategoryDuration is a duration for each category: "otp=5m,transaction=24h"; those not named keep their defaults.
-type CategoryDuration [4]time.Duration
-
-func (d *CategoryDuration) get(c notificationv1.Category) time.Duration { return d[categoryIndex(c)] }
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (d *CategoryDuration) UnmarshalText(text []byte) error {
-	*d = CategoryDuration{5 * time.Minute, 24 * time.Hour, 72 * time.Hour, 168 * time.Hour}
-	return byCategory(string(text), func(i int, value string) error {
-		v, err := time.ParseDuration(value)
-		if err != nil || v <= 0 {
-			return fmt.Errorf("%q is no positive duration like 24h", value)
-		}
-		d[i] = v
-		return nil
-	})
-}
-
-// CategoryPolicy is a policy for each category: "otp=fail,transaction=hold"; those not named keep their defaults.
-type CategoryPolicy [4]znsv1.UnknownPolicy
-
-func (p *CategoryPolicy) get(c notificationv1.Category) znsv1.UnknownPolicy {
-	return p[categoryIndex(c)]
-}
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (p *CategoryPolicy) UnmarshalText(text []byte) error {
-	const fail, hold, resend = znsv1.UnknownPolicy_UNKNOWN_POLICY_FAIL, znsv1.UnknownPolicy_UNKNOWN_POLICY_HOLD, znsv1.UnknownPolicy_UNKNOWN_POLICY_RESEND
-	*p = CategoryPolicy{fail, hold, fail, fail}
-	return byCategory(string(text), func(i int, value string) error {
-		v, ok := map[string]znsv1.UnknownPolicy{"fail": fail, "hold": hold, "resend": resend}[strings.ToLower(value)]
-		if !ok {
-			return fmt.Errorf("%q is not fail, hold or resend", value)
-		}
-		p[i] = v
-		return nil
-	})
-}
-
-func byCategory(text string, set func(i int, value string) error) error {
-	for pair := range strings.SplitSeq(text, ",") {
-		name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
-		i := slices.Index(categories, strings.ToLower(strings.TrimSpace(name)))
-		if !ok || i < 0 {
-			return fmt.Errorf("want category=value pairs with categories %s", strings.Join(categories, ", "))
-		}
-		if err := set(i, strings.TrimSpace(value)); err != nil {
-			return err
-		}
-	}
-	return nil
 }

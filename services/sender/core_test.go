@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -38,6 +39,7 @@ type core struct {
 	full   bool
 	poison map[string]error
 	offset int64
+	reads  int       // of the ledger
 	wait   time.Time // what Work returned last
 	close  map[int32]bool
 }
@@ -71,7 +73,8 @@ func newCore(t testing.TB, change ...func(*Config)) *core {
 		tracer: tracer{group: cfg.Group, url: s.url},
 	}
 	wake := func() {}
-	h.dispatch = newDispatcher(cfg.MaxInFlight, nil, wake)
+	h.limit(s.limits)
+	h.dispatch = newDispatcher(h.limits, nil, wake)
 	h.dispatch.begin = func(func()) { // collect takes the calls
 		h.dispatch.active--
 		h.dispatch.begun--
@@ -79,9 +82,48 @@ func newCore(t testing.TB, change ...func(*Config)) *core {
 	h.callbacks = newReconciler(nil, wake, h.log)
 	h.clock = newClock(nil, wake, h.log)
 	h.clock.off = true
+	h.loader = newLoader(c.readLedger, func(r kafka.Record) (*entry, error) { return h.decodeEntry(r.Value) }, wake, h.log)
 	c.h = h
 	c.own(0, 1)
 	return c
+}
+
+// readLedger is what the engine would read back.
+func (c *core) readLedger(_ context.Context, p int32, offsets []int64) (found []kafka.Record, err error) {
+	c.reads++
+	for _, offset := range offsets {
+		all := c.ledger[p]
+		if i, ok := slices.BinarySearchFunc(all, offset, func(r kafka.Record, at int64) int { return int(r.Offset - at) }); ok {
+			found = append(found, all[i])
+		}
+	}
+	return found, nil
+}
+
+// entryOf is a live notification as it is known, wherever that is; nil: it is not live.
+func (c *core) entryOf(id uuid.UUID) *entry {
+	p, r := c.h.lookup(id)
+	if p == nil {
+		return nil
+	}
+	if e := p.entries[r]; e != nil {
+		return e
+	}
+	return c.kept(p, r)
+}
+
+// kept is the entry of r as the ledger has it.
+func (c *core) kept(p *partition, r ref) *entry {
+	c.t.Helper()
+	records, _ := c.readLedger(nil, p.id, []int64{p.at(r).ledger.get()})
+	if len(records) != 1 {
+		c.t.Fatalf("the ledger has no record at offset %d", p.at(r).ledger.get())
+	}
+	e, err := c.h.decodeEntry(records[0].Value)
+	if err != nil || e.id != p.at(r).id {
+		c.t.Fatalf("offset %d: %v", p.at(r).ledger.get(), err)
+	}
+	return e
 }
 
 // own gives the handler partitions, restored from what the ledger holds.
@@ -117,8 +159,10 @@ func (c *core) successor() *core {
 
 func (c *core) liveOf(p *partition) map[*entry]bool {
 	out := map[*entry]bool{}
-	for _, e := range p.entries {
-		out[e] = true
+	for r := ref(1); uint32(r) <= p.slots.top; r++ {
+		if p.at(r).state != 0 {
+			out[c.entryOf(p.at(r).id)] = true
+		}
 	}
 	return out
 }
@@ -178,6 +222,10 @@ func (c *core) tick(commit bool, input ...kafka.Record) {
 		c.h.accept(tx.Unit(r.Partition, fmt.Sprintf("@%d", r.Offset)), r)
 	}
 	c.wait = c.h.work(tx)
+	defer func() {
+		for c.h.loader.step(c.t.Context()) {
+		}
+	}()
 	if !commit {
 		for _, u := range slices.Backward(tx.units) {
 			for _, f := range slices.Backward(u.abort) {
@@ -203,13 +251,13 @@ func (c *core) collect() {
 	d := c.h.dispatch
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	allowed, _ := d.breaker.allowed(c.now)
-	for d.active < allowed {
-		x, ok := d.run.popFront()
-		if !ok {
+	for {
+		d.active++
+		x := d.next(c.now)
+		if x == nil {
+			d.active--
 			return
 		}
-		d.active++
 		c.calls = append(c.calls, x)
 	}
 }
@@ -228,10 +276,8 @@ func (c *core) answer(id uuid.UUID, r zalo.Result) {
 	defer d.mu.Unlock()
 	d.active--
 	x.result = r
-	d.breaker.record(&r, c.now)
-	if d.breaker.open {
-		d.withdrawAll()
-	}
+	x.permit.Answered(c.now, &r)
+	d.recall()
 	d.finish(x)
 }
 
@@ -266,11 +312,11 @@ func (c *core) request(change ...func(*notificationv1.NotificationRequested)) (u
 
 // state tells where id stands, as a test writes it: "SENDING(1)", "HELD(retry)", "FAILED(REJECTED)".
 func (c *core) state(id uuid.UUID) string {
+	if e := c.entryOf(id); e != nil {
+		return describeState(e)
+	}
 	for _, p := range c.h.parts {
-		if e := p.entry(id); e != nil {
-			return describeState(e)
-		}
-		if _, ok := p.done[id]; ok {
+		if known, _, _ := p.known(id); known {
 			return "done"
 		}
 	}
@@ -343,6 +389,17 @@ func (c *core) ledgerOf(id uuid.UUID) *ledgerv1.Entry {
 	return latest
 }
 
+// ledgerKeys are the notifications of p's ledger.
+func (p *partition) ledgerKeys(c *core) map[uuid.UUID]bool {
+	keys := map[uuid.UUID]bool{}
+	for _, r := range c.ledger[p.id] {
+		if id, err := uuid.ParseBytes(r.Key); err == nil {
+			keys[id] = true
+		}
+	}
+	return keys
+}
+
 func accepted(msgID string) zalo.Result {
 	return zalo.Result{Outcome: zalo.Accepted, MsgID: msgID, SentTime: time.Now(), HTTPStatus: 200}
 }
@@ -352,13 +409,14 @@ func rejected(code int) zalo.Result {
 	return zalo.Result{
 		Outcome: zalo.Rejected, Code: code, Class: info.Class, Message: info.Text, HTTPStatus: 200,
 		Retryable: info.Action == zalo.ActionRetry, Hold: info.Action == zalo.ActionHold, HoldReason: info.Hold,
+		Scope: info.Scope, Period: info.Period,
 	}
 }
 
 var (
 	lost      = zalo.Result{Outcome: zalo.Unknown, Cause: zalo.CauseTimeout}
 	notSent   = zalo.Result{Outcome: zalo.NotSent, Retryable: true}
-	throttled = zalo.Result{Outcome: zalo.Rejected, Retryable: true, Code: -32, Class: zalo.ClassTransient}
+	throttled = zalo.Result{Outcome: zalo.Rejected, Retryable: true, Code: -129, Class: zalo.ClassTransient}
 )
 
 func ordered(key string) func(*notificationv1.NotificationRequested) {

@@ -10,62 +10,33 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/znshub/znshub/pkg/zalo"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
-func TestBreaker(t *testing.T) {
-	now := time.Now()
-	b := newBreaker(100)
-	good, bad := accepted("m"), zalo.Result{Outcome: zalo.Unknown, Cause: zalo.CauseHTTP5xx}
-	if n, _ := b.allowed(now); n != firstLimit {
-		t.Errorf("begins with %d calls at a time, want %d", n, firstLimit)
+// testFlow is the flow of permits that a test takes by itself.
+var testFlow = limit.Flow{OA: testOA, Template: "643118", Category: notificationv1.Category_CATEGORY_TRANSACTION}
+
+func ofOA(id string) func(*notificationv1.NotificationRequested) {
+	return func(r *notificationv1.NotificationRequested) { r.OaId = id }
+}
+
+func testLimits(inFlight int) *limit.Limits { return limit.New(limit.Config{MaxInFlight: inFlight}) }
+
+// limited takes a permit for a call that starts about now.
+func limited(t *testing.T, l *limit.Limits) *limit.Permit {
+	t.Helper()
+	p, _, ok := l.Take(time.Now(), testFlow)
+	if !ok {
+		t.Fatal("the limits let nothing through")
 	}
-	for range 200 {
-		b.record(&good, now)
-	}
-	if n, _ := b.allowed(now); n != 100 {
-		t.Errorf("%d calls at a time when all is well, want 100", n)
-	}
-	for range breakAfter - 1 {
-		b.record(&bad, now)
-	}
-	b.record(&good, now)
-	if b.record(&bad, now); b.open {
-		t.Error("opened without enough in a row")
-	}
-	refusal := rejected(-118)
-	for range breakAfter {
-		b.record(&refusal, now) // Zalo works
-	}
-	if b.open {
-		t.Error("a refusal counts as a failure of the provider")
-	}
-	for range 100 { // those under way all fail
-		b.record(&bad, now)
-	}
-	probes := 0
-	for end := now.Add(5 * time.Minute); now.Before(end); now = now.Add(100 * time.Millisecond) {
-		if n, probing := b.allowed(now); n > 0 {
-			if n > 1 || !probing {
-				t.Fatalf("%d calls at a time while it fails", n)
-			}
-			probes++
-			b.record(&bad, now)
-		}
-	}
-	if probes < 5 || probes > 20 {
-		t.Errorf("%d probes in five minutes", probes)
-	}
-	now = now.Add(time.Minute)
-	b.record(&good, now)
-	if n, probing := b.allowed(now); n != 2 || probing {
-		t.Errorf("%d calls at a time after the first good answer, want 2", n)
-	}
+	return p
 }
 
 func TestDispatcherBoundsCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var active, most, made atomic.Int32
-		d := newDispatcher(20, func(*call) zalo.Result {
+		d := newDispatcher(testLimits(20), func(*call) zalo.Result {
 			most.Store(max(most.Load(), active.Add(1)))
 			time.Sleep(50 * time.Millisecond)
 			active.Add(-1)
@@ -87,7 +58,7 @@ func TestDispatcherBoundsCalls(t *testing.T) {
 func TestNoCallAfterItsLaunchDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var made atomic.Int32
-		d := newDispatcher(1, func(*call) zalo.Result {
+		d := newDispatcher(testLimits(1), func(*call) zalo.Result {
 			made.Add(1)
 			time.Sleep(6 * time.Second)
 			return accepted("m")
@@ -116,7 +87,7 @@ func TestNoCallAfterItsLaunchDeadline(t *testing.T) {
 func TestNoCallForADroppedPartition(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var made atomic.Int32
-		d := newDispatcher(1, func(*call) zalo.Result {
+		d := newDispatcher(testLimits(1), func(*call) zalo.Result {
 			made.Add(1)
 			time.Sleep(time.Second)
 			return accepted("m")

@@ -54,6 +54,9 @@ type entry struct {
 	ref      ref // its slot
 	flow     limit.Flow
 	order    uint64 // hash of its order's key; 0: none
+	collapse uint64 // hash of its collapse_key; 0: none
+	ledger   int64  // offset of its latest ledger record that is committed; 0: none
+	pins     int    // uncommitted writes, and who else needs it in memory
 	listened bool   // the reconciler listens for its callbacks
 	wanting  bool   // and only a callback can settle an attempt of it
 	decideAt int64  // when to look again whether the policy may act
@@ -105,7 +108,7 @@ type attemptResult struct {
 // know takes from the request what decides where the entry stands. The category is known already.
 func (e *entry) know(req *notificationv1.NotificationRequested) {
 	e.flow = limit.Flow{OA: req.GetOaId(), Template: req.GetTemplateId(), Campaign: req.GetCampaignId(), Category: e.category}
-	e.order = orderOf(req)
+	e.order, e.collapse = orderOf(req), collapseOf(req)
 }
 
 // request returns what was asked for. The caller must not change it.

@@ -19,9 +19,9 @@ type gate interface {
 
 // pacer says when the next call may start. The tick lock is held over its method.
 type pacer interface {
-	// Take takes what one call of the flow needs; undo gives it back. Not ok: try again at next, or, when that is
-	// zero, when something has changed.
-	Take(now time.Time, f limit.Flow) (undo func(), next time.Time, ok bool)
+	// Take takes what one call of the flow needs; the permit's Undo gives it back. Not ok: try again at next, or, when
+	// that is zero, when something has changed.
+	Take(now time.Time, f limit.Flow) (p *limit.Permit, next time.Time, ok bool)
 }
 
 // lanes is how many there are: OTP, TRANSACTION, CUSTOMER_CARE, PROMOTION.
@@ -64,6 +64,7 @@ type flow struct {
 	place   int   // index in lane.open or lane.parked + 1; 0: nothing in it may start
 	until   int64 // parked: when to look again, at the latest
 	loading bool  // parked because its first entry is being read
+	shut    bool  // parked because it was closed
 
 	// What the gates said last, and when that holds.
 	version  uint64
@@ -71,6 +72,9 @@ type flow struct {
 	closed   bool
 	hold     limit.Hold
 	closedAt int64
+
+	ahead    int        // starts until those to come next are looked at for entries that are not in memory
+	restored limit.Hold // what a restored ledger said, until the gates are told
 }
 
 // flowBytes is about what a flow costs.
@@ -163,7 +167,7 @@ func (p *partition) park(f *flow, until int64, loading bool) {
 	p.unplaceFlow(f)
 	l := &p.lanes[f.lane]
 	l.parked = append(l.parked, f)
-	f.parked, f.place, f.until, f.loading = true, len(l.parked), until, loading
+	f.parked, f.place, f.until, f.loading, f.shut = true, len(l.parked), until, loading, f.closed
 }
 
 // unpark makes f a candidate again.
@@ -219,7 +223,7 @@ func (h *handler) version() (v uint64) {
 // isOpen asks the gates about f, at most once in a tick while nothing changes.
 func (h *handler) isOpen(f *flow, now time.Time) bool {
 	at, version := ms(now), h.version()
-	if f.asked != 0 && f.version == version && (f.asked == at || f.closed && (f.hold.Until.IsZero() || at < ms(f.hold.Until))) {
+	if f.asked != 0 && f.version == version && (f.asked == at || f.closed && (f.hold.Until.IsZero() || at < msUp(f.hold.Until))) {
 		return !f.closed
 	}
 	was := f.closed
@@ -241,7 +245,7 @@ func (f *flow) reopens() int64 {
 	if f.hold.Until.IsZero() {
 		return math.MaxInt64
 	}
-	return max(ms(f.hold.Until), f.asked+1)
+	return max(msUp(f.hold.Until), f.asked+1)
 }
 
 // blocks reports whether one that waits for this reason keeps its place in its order.

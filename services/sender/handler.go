@@ -3,6 +3,7 @@ package sender
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -67,14 +68,24 @@ type handler struct {
 	arrived          func(limit.Flow)                                               // is told of each request taken; may be nil
 	seedHold         func(limit.Flow, limit.Hold)                                   // is told what a restored ledger says of closed flows; may be nil
 
+	limits      *limit.Limits
+	limitsNext  time.Time // when the limits want to be looked at again
 	dispatch    *dispatcher
 	callbacks   *reconciler
 	clock       *clock
 	uncommitted int          // intents written but not yet confirmed
 	open        []*partition // of openParts
 	credit      [lanes]int   // starts of other lanes since one of this lane
-	used        int64        // bytes of live entries
-	probed      time.Time    // when an entry was last rewritten to see the broker's time
+
+	loader  *loader
+	loading [2]int // entries that are being read, by urgency
+	fixed   int64  // bytes that have to stay in memory, as of the last look
+	full    bool
+	// The same for the metrics.
+	fixedSeen, payloadSeen atomic.Int64
+	fullSeen               atomic.Bool
+
+	probed time.Time // when an entry was last rewritten to see the broker's time
 }
 
 var _ stream.Handler = (*handler)(nil)
@@ -99,27 +110,27 @@ func (h *handler) Restore(p int32, r kafka.Record) error {
 
 // Restored implements [stream.Handler].
 func (h *handler) Restored(p int32) {
+	h.Rebuild(p) // unless the engine had that done already, off the tick lock
 	pt := h.partition(p)
-	now := time.Now()
-	orphans, broken := h.rebuild(pt, now)
-	h.log.Info("notifications restored", "partition", p, "waiting", pt.live()-orphans, "unknown", orphans, "finished", len(pt.done))
-	if broken > 0 {
-		h.log.Error("ledger entries cannot be read and are left alone", "partition", p, "entries", broken)
+	for _, f := range pt.flows {
+		if f != nil && f.restored.Reason != 0 && h.seedHold != nil {
+			h.seedHold(f.key, f.restored)
+		}
+	}
+	h.limits.Own(p, h.settings.partitions(), time.Now())
+	if pt.oldest != 0 {
+		h.callbacks.need(fromMs(pt.oldest), true)
+	}
+	h.measure()
+	h.log.Info("notifications restored", "partition", p, "waiting", pt.live()-pt.orphaned, "unknown", pt.orphaned, "finished", pt.finished.Len())
+	if pt.broken > 0 {
+		h.log.Error("ledger entries cannot be read and are left alone", "partition", p, "entries", pt.broken)
 	}
 }
 
-// Full implements [stream.Handler]. A partition may hold its share of SENDER_MEMORY, as if one member owned them all,
-// so that a survivor can inherit what a dead peer held. It resumes at three quarters.
-func (h *handler) Full(p int32) bool {
-	pt := h.partition(p)
-	share := h.settings.memory / int64(max(h.settings.partitions(), 1))
-	if pt.full {
-		pt.full = pt.bytes > share/4*3 || h.used > h.settings.memory/4*3
-	} else {
-		pt.full = pt.bytes > share || h.used > h.settings.memory
-	}
-	return pt.full
-}
+// Full implements [stream.Handler]. All partitions share SENDER_MEMORY: while what has to stay in memory takes that,
+// nothing is accepted.
+func (h *handler) Full(int32) bool { return h.full }
 
 // Accept implements [stream.Handler].
 func (h *handler) Accept(u *stream.Unit, r kafka.Record) { h.accept(u, r) }
@@ -149,11 +160,17 @@ func (h *handler) Dropped(p int32) {
 		return
 	}
 	pt.dropped.Store(true)
+	h.limits.Lose(p, time.Now())
 	h.dispatch.forget(pt)
 	h.uncommitted -= pt.uncommitted
-	h.used -= pt.bytes
-	for _, e := range pt.entries {
-		h.callbacks.track(e, false, false)
+	for r := ref(1); uint32(r) <= pt.slots.top; r++ {
+		e := pt.entries[r]
+		if s := pt.at(r); e == nil && s.has(flagListened) {
+			e = &entry{id: s.id, listened: true, wanting: s.has(flagWanting)}
+		}
+		if e != nil {
+			h.callbacks.track(e, false, false)
+		}
 	}
 	h.mu.Lock()
 	delete(h.parts, p)
@@ -165,6 +182,10 @@ func (h *handler) Dropped(p int32) {
 func (h *handler) work(tx tick) time.Time {
 	now := tx.Now()
 	h.dispatch.observe()
+	h.measure()
+	h.evict() // before what was read comes in: that is to be used in this tick
+	h.loaded(ms(now))
+	defer h.submitLoads()
 	for _, p := range tx.Partitions() {
 		if tx.Closing(p) {
 			h.dispatch.withdraw(h.partition(p))
@@ -175,6 +196,8 @@ func (h *handler) work(tx tick) time.Time {
 	again = h.orphans(tx) || again
 	var next time.Time
 	if trusted := h.clock.trusted(now); trusted {
+		h.advance(now)
+		again = h.supersessions(tx) || again
 		again = h.timers(tx) || again
 		again = h.launches(tx) || again
 		again = h.tell(tx) || again
@@ -199,79 +222,36 @@ func (h *handler) orphans(tx tick) (again bool) {
 				return true
 			}
 			e, _ := p.orphans.popFront()
+			e.pins--
 			if e.state != stateUnknown || p.entry(e.id) != e {
 				continue // a callback was faster
 			}
 			u := tx.Unit(id, e.id.String())
 			if u == nil {
+				e.pins++
 				p.orphans.pushFront(e)
 				return true
 			}
 			h.write(u, e)
-			u.OnAbort(func() { p.orphans.pushFront(e) })
+			u.OnAbort(func() {
+				e.pins++
+				p.orphans.pushFront(e)
+			})
 			h.tellUnknown(u, e)
 		}
 	}
 	return false
 }
 
-// tombstones forgets what finished longer ago than the dedupe window.
-func (h *handler) tombstones(tx tick, p *partition, now int64) (again bool) {
-	for n := 0; ; n++ {
-		t, ok := p.tombs.front()
-		if !ok || t.finished+h.settings.dedupe.Milliseconds() > now {
-			return false
-		}
-		if tx.Full() || n == maxTombs || !h.tombstone(tx, p, t) {
-			return true
-		}
-	}
-}
-
-// maxTombs bounds what cleaning up takes of one tick.
-const maxTombs = 500
-
-// tombstone forgets a terminal entry whose dedupe window is over.
-func (h *handler) tombstone(tx tick, p *partition, t tomb) bool {
-	d, known := p.done[t.id]
-	if !known || d.finished != t.finished {
-		p.tombs.popFront()
-		return true // it has a newer life, with a tomb of its own
-	}
-	u := tx.Unit(p.id, t.id.String())
-	if u == nil {
-		return false
-	}
-	p.tombs.popFront()
-	delete(p.done, t.id)
-	u.Ledger(t.id.String(), nil)
-	u.OnAbort(func() {
-		p.done[t.id] = d
-		p.tombs.pushFront(t)
-	})
-	return true
-}
-
-// find returns the live entry with the given id, wherever it is.
-func (h *handler) find(id uuid.UUID) *entry {
+// lookup returns where the live notification with the given id is; no partition: it is not here. Its entry need not be
+// in memory.
+func (h *handler) lookup(id uuid.UUID) (*partition, ref) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, p := range h.parts {
-		if e := p.entry(id); e != nil {
-			return e
+		if r := p.find(id); r != 0 {
+			return p, r
 		}
 	}
-	return nil
-}
-
-// seed tells the gates what a restored entry says of its flow.
-func (h *handler) seed(e *entry) {
-	if h.seedHold == nil {
-		return
-	}
-	hold := limit.Hold{Reason: e.reason}
-	if e.until != 0 {
-		hold.Until = fromMs(e.until)
-	}
-	h.seedHold(e.flow, hold)
+	return nil, 0
 }

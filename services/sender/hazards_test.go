@@ -16,20 +16,22 @@ import (
 // An intent that is committed while the breaker is open, after the last call ended, must not be stranded.
 func TestIntentCommittedWhileOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDispatcher(16, func(*call) zalo.Result { return notSent }, func() {})
+		l := testLimits(16)
+		d := newDispatcher(l, func(*call) zalo.Result { return notSent }, func() {})
 		p := &partition{}
 		p.calls.Add(6)
+		committing := limited(t, l) // its intent is being committed meanwhile
 		for range 5 {
-			d.start(&call{p: p, deadline: time.Now().Add(time.Minute)})
+			d.start(&call{p: p, deadline: time.Now().Add(time.Minute), permit: limited(t, l)})
 		}
 		synctest.Wait()
-		if !d.breaker.open {
+		if _, closed := l.Closed(time.Now(), testFlow); !closed {
 			t.Fatal("not open")
 		}
-		d.start(&call{p: p, deadline: time.Now().Add(5 * time.Second)}) // its intent was being committed meanwhile
+		d.start(&call{p: p, deadline: time.Now().Add(5 * time.Second), permit: committing})
 		time.Sleep(time.Hour)
 		if n := p.calls.Load(); n != 0 {
-			t.Errorf("%d calls neither begun nor given back after an hour; room is %d", n, d.room(time.Now()))
+			t.Errorf("%d calls neither begun nor given back after an hour; room is %d", n, d.room())
 		}
 	})
 }
@@ -149,27 +151,26 @@ func TestRestoredPartitionIsNotPassed(t *testing.T) {
 // late to begin.
 func TestIntentBehindALateCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := newDispatcher(16, func(*call) zalo.Result { return notSent }, func() {})
+		l := testLimits(16)
+		d := newDispatcher(l, func(*call) zalo.Result { return notSent }, func() {})
 		p := &partition{}
-		p.calls.Add(7)
+		p.calls.Add(2)
 		hold := make(chan struct{})
 		d.begin = func(f func()) { d.wg.Go(func() { <-hold; f() }) }
-		late := &call{p: p, deadline: time.Now().Add(-time.Second)}
+		late := &call{p: p, deadline: time.Now().Add(-time.Second), permit: limited(t, l)}
 		d.start(late) // its goroutine has a slot and has not looked yet
-		d.mu.Lock()
+		committing := limited(t, l)
 		for range 5 { // calls that fail at that moment
-			d.breaker.record(&notSent, time.Now())
+			limited(t, l).Answered(time.Now(), &notSent)
 		}
-		d.breaker.until = time.Now().Add(time.Second)
-		d.mu.Unlock()
-		d.start(&call{p: p, deadline: time.Now().Add(5 * time.Second)})
+		d.start(&call{p: p, deadline: time.Now().Add(5 * time.Second), permit: committing})
 		close(hold)
 		time.Sleep(time.Hour)
 		d.mu.Lock()
 		n := d.run.len()
 		d.mu.Unlock()
-		if n != 0 || d.room(time.Now()) <= 0 {
-			t.Errorf("%d intents neither begun nor given back after an hour; room is %d", n, d.room(time.Now()))
+		if n != 0 || d.room() <= 0 {
+			t.Errorf("%d intents neither begun nor given back after an hour; room is %d", n, d.room())
 		}
 	})
 }
@@ -189,7 +190,7 @@ func TestUnlistedCodeIsNotRepeated(t *testing.T) {
 			t.Fatalf("called again by itself: %s", c.state(id))
 		}
 	}
-	c.callback(id, c.h.find(id).open[0].trackingID)
+	c.callback(id, c.entryOf(id).open[0].trackingID)
 	c.tick(true)
 	c.want(id, "done")
 }

@@ -23,7 +23,8 @@ type job struct {
 
 	cursor ref         // the next slot to look at
 	next   int         // the next of ids
-	again  []uuid.UUID // to be done once more: their unit was undone
+	again  []uuid.UUID // to be done once more: their unit was undone, or their entry was being read
+	asleep []uuid.UUID // their entries are being read
 	open   int         // units that are not yet committed
 }
 
@@ -38,6 +39,7 @@ type slotView struct {
 const (
 	jobLooks = 20_000 // slots that jobs look at in one tick
 	jobSteps = 250    // entries that they change in one tick
+	jobLoads = 1000   // entries that one waits for
 )
 
 // begin starts j for p. Jobs of one partition run one after the other, in the order in which they began.
@@ -50,13 +52,10 @@ func (p *partition) begin(j *job) {
 func (h *handler) workJobs(tx tick) (again bool) {
 	for _, p := range h.openParts(tx) {
 		looks, steps := jobLooks, jobSteps
-		for {
-			j, ok := p.jobs.front()
-			if !ok {
-				break
-			}
-			if !h.workJob(tx, p, j, &looks, &steps) {
-				again = true
+		for j, ok := p.jobs.front(); ok; j, ok = p.jobs.front() {
+			done, wait := h.workJob(tx, p, j, &looks, &steps)
+			if !done {
+				again = again || !wait
 				break
 			}
 			p.jobs.popFront()
@@ -65,26 +64,37 @@ func (h *handler) workJobs(tx tick) (again bool) {
 	return again
 }
 
-// workJob reports whether j is done.
-func (h *handler) workJob(tx tick, p *partition, j *job, looks, steps *int) bool {
+// workJob reports whether j is done, else whether it waits for something that wakes the tick.
+func (h *handler) workJob(tx tick, p *partition, j *job, looks, steps *int) (done, wait bool) {
+	j.again = append(j.again, j.asleep...)
+	j.asleep = j.asleep[:0]
 	for {
+		if len(j.asleep) >= jobLoads {
+			return false, true
+		}
 		r, more := j.take(p, looks)
 		switch {
 		case !more && *looks <= 0:
-			return false
+			return false, false
+		case !more && len(j.asleep) > 0:
+			return false, true
 		case !more:
-			return j.open == 0 && len(j.again) == 0 && j.done(tx)
+			return j.open == 0 && len(j.again) == 0 && j.done(tx), false
 		}
 		id := p.at(r).id
 		e := p.entries[r]
-		if *steps--; *steps < 0 || tx.Full() {
-			j.again = append(j.again, id)
-			return false
+		if e == nil {
+			h.load(p, r, loadBulk)
+			j.asleep = append(j.asleep, id)
+			continue
 		}
-		u := tx.Unit(p.id, id.String())
+		var u unit
+		if *steps--; *steps >= 0 && !tx.Full() {
+			u = tx.Unit(p.id, id.String())
+		}
 		if u == nil {
 			j.again = append(j.again, id)
-			return false
+			return false, false
 		}
 		j.open++
 		u.OnAbort(func() {

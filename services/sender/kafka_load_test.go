@@ -176,11 +176,11 @@ func TestKafkaBreaker(t *testing.T) {
 	w.provider.respond(func(post) answer { return broken })
 	ids := w.many(3000, nil)
 	s := w.run("a")
-	w.eventually("the breaker opens", 40*time.Second, func() bool { return s.h.dispatch.reopens(time.Now()) != time.Time{} })
+	w.eventually("the breaker opens", 40*time.Second, func() bool { return s.h.circuitOpen() })
 	time.Sleep(4 * time.Second)
 	w.provider.respond(func(post) answer { return answer{} })
 	var waiting [waitReasons]int64
-	defer func() { t.Logf("waiting at the end: %v, breaker %+v", waiting, s.h.dispatch.breaker) }()
+	defer func() { t.Logf("waiting at the end: %v, limits %+v", waiting, s.h.limits.State(time.Now(), 10)) }()
 	w.eventually("nothing waits but what is unknown", 90*time.Second, func() bool {
 		waiting = s.h.waiting()
 		sum := int64(0)
@@ -231,7 +231,7 @@ func TestKafkaMemory(t *testing.T) {
 		return false
 	})
 	var used int64
-	s.engine.Do(func() { used = s.h.used })
+	s.engine.Do(func() { used = s.h.payload() })
 	if used > 3<<20/2 {
 		t.Errorf("%d bytes are held with SENDER_MEMORY=1MiB", used)
 	}

@@ -138,6 +138,11 @@ func (m *metrics) commits(next func(stream.Step)) func(stream.Step) {
 func (m *metrics) watch(reg prometheus.Registerer, h *handler) {
 	reg.MustRegister(waitingCollector{h, prometheus.NewDesc("znshub_sender_waiting",
 		"Notifications that are not finished, by why they wait.", []string{"reason"}, nil)})
+	reg.MustRegister(memoryCollector{
+		h,
+		prometheus.NewDesc("znshub_sender_memory_bytes", "What SENDER_MEMORY counts, by use: index is what must stay in memory, payload what can be read from the ledger again.", []string{"use"}, nil),
+		prometheus.NewDesc("znshub_sender_memory_full", "1 while no request is accepted because the index fills SENDER_MEMORY.", nil, nil),
+	})
 }
 
 type waitingCollector struct {
@@ -151,6 +156,25 @@ func (c waitingCollector) Collect(ch chan<- prometheus.Metric) {
 	for i, n := range c.h.waiting() {
 		ch <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(n), waitName(i))
 	}
+}
+
+// memoryCollector tells how SENDER_MEMORY is used.
+type memoryCollector struct {
+	h     *handler
+	bytes *prometheus.Desc
+	full  *prometheus.Desc
+}
+
+func (c memoryCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.bytes; ch <- c.full }
+
+func (c memoryCollector) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(c.h.fixedSeen.Load()), "index")
+	ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(c.h.payloadSeen.Load()), "payload")
+	full := 0.0
+	if c.h.fullSeen.Load() {
+		full = 1
+	}
+	ch <- prometheus.MustNewConstMetric(c.full, prometheus.GaugeValue, full)
 }
 
 // waiting counts the live entries by why they wait. It may be called from any goroutine.

@@ -2,14 +2,13 @@ package sender
 
 import (
 	"cmp"
-	"errors"
-	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/znshub/znshub/pkg/zalo"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
 // maxResults is how many attempts an entry tells of.
@@ -101,15 +100,14 @@ func (h *handler) outcome(u unit, c *call) {
 
 // withdrawn puts e back in front of its order: its intent was written, but its call was never begun.
 func (h *handler) withdrawn(u unit, e *entry, now int64) {
-	reopens := h.dispatch.reopens(u.Now())
 	h.update(u, e, func() {
 		e.open = slices.Clone(e.open[:len(e.open)-1])
 		e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_NOT_SENT, Attempt: e.attempt})
-		if reopens.IsZero() {
-			e.state, e.reason, e.until = stateAccepted, 0, 0
+		if hold, closed := h.limits.Closed(u.Now(), e.flow); closed {
+			e.holdOfFlow(hold.Reason, untilMs(hold.Until), now)
 			return
 		}
-		e.hold(ledgerv1.HoldReason_HOLD_REASON_CIRCUIT, ms(reopens), now)
+		e.state, e.reason, e.until = stateAccepted, 0, 0
 	})
 }
 
@@ -137,11 +135,10 @@ func (h *handler) turnedAway(u unit, e *entry, done attemptResult, r *zalo.Resul
 		})
 		return
 	}
-	reason, until := h.waitFor(e, r, u.Now())
 	h.update(u, e, func() {
 		ended()
+		h.waits(e, r, u.Now())
 		e.retries++
-		e.hold(reason, until, now)
 	})
 	if unlisted {
 		u.OnCommit(func() { h.callbacks.need(fromMs(done.intent), false) })
@@ -154,77 +151,21 @@ func isUnlisted(r *zalo.Result) bool {
 	return r.Outcome == zalo.Rejected && r.Code != 0 && r.Class == zalo.ClassNone
 }
 
-// Waits before an attempt that may be repeated is repeated. What a policy of the hub's own would say (quota resets, a
-// new token) comes with a later version; until then these keep a refusal from being asked for again and again.
-const (
-	notSentBase = 500 * time.Millisecond
-	notSentMax  = 30 * time.Second
-	retryBase   = time.Second
-	retryMax    = 5 * time.Minute
-	tokenWait   = time.Minute
-	slowWait    = 15 * time.Minute
-	monthWait   = 6 * time.Hour
-)
-
-// waitFor says why and until when e waits for its next attempt.
-func (h *handler) waitFor(e *entry, r *zalo.Result, now time.Time) (ledgerv1.HoldReason, int64) {
-	if isUnlisted(r) {
-		return ledgerv1.HoldReason_HOLD_REASON_OPERATOR, 0
-	}
-	at := func(d time.Duration) int64 { return ms(now.Add(max(jitter(d), r.RetryAfter))) }
-	if r.Hold {
-		switch r.HoldReason {
-		case zalo.HoldToken:
-			return ledgerv1.HoldReason_HOLD_REASON_TOKEN, at(tokenWait)
-		case zalo.HoldQuota:
-			if r.Period == "month" {
-				return ledgerv1.HoldReason_HOLD_REASON_QUOTA, at(monthWait)
-			}
-			return ledgerv1.HoldReason_HOLD_REASON_QUOTA, at(slowWait)
-		case zalo.HoldHours:
-			return ledgerv1.HoldReason_HOLD_REASON_HOURS, ms(nextMorning(now))
-		case zalo.HoldTemplateReview:
-			return ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW, at(slowWait)
-		case zalo.HoldAccount:
-			return ledgerv1.HoldReason_HOLD_REASON_ACCOUNT, at(slowWait)
-		case zalo.HoldRate:
-			return ledgerv1.HoldReason_HOLD_REASON_RATE, at(backoff(retryBase, retryMax, e.retries))
+// waits makes e wait for its next attempt: for its own sake, or with its whole flow.
+func (h *handler) waits(e *entry, r *zalo.Result, now time.Time) {
+	own := limit.Own(now, r, e.retries)
+	switch own.Reason {
+	case 0, ledgerv1.HoldReason_HOLD_REASON_RETRY, ledgerv1.HoldReason_HOLD_REASON_RATE:
+		if hold, closed := h.limits.Closed(now, e.flow); closed {
+			e.holdOfFlow(hold.Reason, untilMs(hold.Until), ms(now))
+			return
 		}
-		return ledgerv1.HoldReason_HOLD_REASON_OPERATOR, at(slowWait)
 	}
-	if r.Outcome == zalo.NotSent {
-		if reopens := h.dispatch.reopens(now); !reopens.IsZero() {
-			return ledgerv1.HoldReason_HOLD_REASON_CIRCUIT, ms(reopens)
-		}
-		if errors.Is(r.Err, zalo.ErrLate) {
-			return ledgerv1.HoldReason_HOLD_REASON_RETRY, ms(now)
-		}
-		return ledgerv1.HoldReason_HOLD_REASON_RETRY, at(backoff(notSentBase, notSentMax, e.retries))
+	if own.Reason == 0 {
+		// What refused it is open again already, or a newer token came meanwhile.
+		own = limit.Hold{Reason: ledgerv1.HoldReason_HOLD_REASON_RETRY, Until: now.Add(limit.Backoff(e.retries))}
 	}
-	return ledgerv1.HoldReason_HOLD_REASON_RETRY, at(backoff(retryBase, retryMax, e.retries))
-}
-
-// backoff doubles from base to limit.
-func backoff(base, limit time.Duration, retries int32) time.Duration {
-	return min(base<<min(retries, 20), limit)
-}
-
-// jitter spreads d over 0.8 to 1.2 of it, so that those who were refused together do not come back together.
-func jitter(d time.Duration) time.Duration {
-	return d*8/10 + rand.N(d*4/10+1) //nolint:gosec // G404: spreading load needs no secrecy
-}
-
-// vietnam has had one time zone without daylight saving since 1975; a fixed zone needs no zone files.
-var vietnam = time.FixedZone("Asia/Ho_Chi_Minh", 7*60*60)
-
-// nextMorning is when messages that must not go out at night may go again: 06:00 in Vietnam, spread over ten minutes.
-func nextMorning(now time.Time) time.Time {
-	local := now.In(vietnam)
-	morning := time.Date(local.Year(), local.Month(), local.Day(), 6, 0, 0, 0, vietnam)
-	if !morning.After(now) {
-		morning = morning.AddDate(0, 0, 1)
-	}
-	return morning.Add(rand.N(10 * time.Minute)) //nolint:gosec // G404: spreading load needs no secrecy
+	e.hold(own.Reason, untilMs(own.Until), ms(now))
 }
 
 // advice is what a caller should do about a refusal.

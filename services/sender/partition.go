@@ -10,6 +10,7 @@ import (
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/sender/limit"
+	"github.com/znshub/znshub/services/sender/memory"
 )
 
 // partition is the state of one partition that this member owns. The tick lock guards it, except what is atomic.
@@ -20,7 +21,6 @@ import (
 type partition struct {
 	id       int32
 	rules    *rules
-	used     *int64      // bytes of entries in memory, of all partitions
 	interest *reconciler // is told which entries have open attempts
 
 	slots     arena
@@ -32,13 +32,25 @@ type partition struct {
 	lanes     [lanes]lane
 	scopes    scopes
 
-	done  map[uuid.UUID]doneEntry // terminal: the memory of what was there
-	tombs deque[tomb]             // terminal, in the order in which they became so
+	finished *memory.Table // what was there, until its dedupe window is over
 
-	restoring map[uuid.UUID][]byte // while the ledger is read: the latest record of each entry that is not terminal
-	reserved  map[string][]byte    // latest ledger records under keys that are no notification's
-	orphans   deque[*entry]        // SENDING when restored: to be written as UNKNOWN
+	restoring map[uuid.UUID][]byte // while the ledger is read: the latest record of each entry with open attempts
+	flowNames map[string]uint32    // and the flows, by the encoding of their keys
+	name      []byte               // one such
+	rebuilt   bool
+	orphaned  int               // entries that were SENDING when restored
+	broken    int               // entries that could not be read
+	oldest    int64             // the earliest open attempt
+	reserved  map[string][]byte // latest ledger records under keys that are no notification's
+	orphans   deque[*entry]     // SENDING when restored: to be written as UNKNOWN
 	jobs      deque[*job]
+
+	collapse   map[uint64][]ref // those with a collapse_key, by its hash
+	collapseOf map[ref]uint64
+	superseded deque[supersession]
+
+	wanted [2][]ref // entries to be read, by urgency
+	hand   ref      // where the last look for entries that can go ended
 
 	bytes        int64 // of entries in memory
 	uncommitted  int   // intents written but not yet confirmed
@@ -52,22 +64,10 @@ type partition struct {
 	dropped atomic.Bool
 }
 
-// doneEntry is what memory keeps of a terminal entry.
-type doneEntry struct {
-	offset   int64
-	hash     uint32
-	finished int64
-}
-
-type tomb struct {
-	id       uuid.UUID
-	finished int64
-}
-
 func newPartition(id int32, h *handler) *partition {
 	p := &partition{
-		id: id, rules: &h.rules, used: &h.used, interest: h.callbacks, entries: map[ref]*entry{},
-		flowIndex: map[limit.Flow]uint32{}, done: map[uuid.UUID]doneEntry{}, restoring: map[uuid.UUID][]byte{}, reserved: map[string][]byte{},
+		id: id, rules: &h.rules, interest: h.callbacks, entries: map[ref]*entry{},
+		flowIndex: map[limit.Flow]uint32{}, finished: memory.New(), restoring: map[uuid.UUID][]byte{}, flowNames: map[string]uint32{}, reserved: map[string][]byte{},
 	}
 	p.ids.init()
 	p.scopes.init()
@@ -92,14 +92,14 @@ func (p *partition) entry(id uuid.UUID) *entry { return p.entries[p.find(id)] }
 // live is how many notifications are not finished.
 func (p *partition) live() int { return p.slots.n }
 
-// anyWaiting returns one that waits; nil: there is none in memory.
-func (p *partition) anyWaiting() *entry {
-	for _, e := range p.entries {
-		if e.state != stateSending {
-			return e
+// anyWaiting returns one that waits; 0: there is none.
+func (p *partition) anyWaiting() ref {
+	for i := range p.lanes {
+		if r := p.lanes[i].timers.first(); r != 0 {
+			return r
 		}
 	}
-	return nil
+	return 0
 }
 
 // add makes e known.
@@ -110,9 +110,13 @@ func (p *partition) add(e *entry, now int64) {
 	f := p.flowOf(e.flow)
 	f.members++
 	s.flow, e.flow = f.index, f.key
+	s.ledger = to48(e.ledger)
 	p.ids.insert(&p.slots, r)
 	e.p, e.ref = p, r
 	p.attach(e)
+	if e.collapse != 0 {
+		p.joinCollapse(r, s, e.collapse)
+	}
 	if e.order != 0 {
 		s.scope = p.scopes.enter(e.order)
 	}
@@ -123,7 +127,12 @@ func (p *partition) add(e *entry, now int64) {
 func (p *partition) remove(e *entry) {
 	r := e.ref
 	s := p.at(r)
-	p.interest.track(e, false, false)
+	p.unplace(r, s)
+	p.release(r, s)
+}
+
+// unplace takes r out of everything.
+func (p *partition) unplace(r ref, s *slot) {
 	p.setTimer(r, s, 0)
 	p.count(s, 0)
 	s.set(flagRunnable, false)
@@ -133,26 +142,25 @@ func (p *partition) remove(e *entry) {
 		p.leaveLine(sc, r, s)
 		sc.release(r)
 		p.promote(sc)
+	}
+	if e := p.entries[r]; e != nil {
+		p.interest.track(e, false, false)
+		p.detach(e)
+		e.ref = 0
+	}
+}
+
+// release gives back the slot of one that stands nowhere any more.
+func (p *partition) release(r ref, s *slot) {
+	if s.scope != 0 {
 		p.scopes.leave(s.scope)
 	}
-	p.detach(e)
+	if s.has(flagCollapse) {
+		p.leaveCollapse(r)
+	}
 	p.ids.remove(&p.slots, r)
 	p.leaveFlow(p.flows[s.flow])
 	p.slots.release(r)
-	e.ref = 0
-}
-
-// attach keeps e in memory.
-func (p *partition) attach(e *entry) {
-	p.entries[e.ref] = e
-	p.bytes += e.size()
-	*p.used += e.size()
-}
-
-func (p *partition) detach(e *entry) {
-	delete(p.entries, e.ref)
-	p.bytes -= e.size()
-	*p.used -= e.size()
 }
 
 // place puts e where its state says.
@@ -162,6 +170,9 @@ func (p *partition) place(e *entry, now int64) {
 	s.state, s.reason = uint8(e.state), uint8(e.reason)
 	s.set(flagFlowHold, e.state == stateHeld && e.flowHold)
 	p.count(s, 1+waitIndex(e))
+	if e.obsolete() {
+		p.superseded.pushBack(supersession{e.id, e.id})
+	}
 	p.interest.track(e, len(e.open) > 0, len(e.open) > 0 && (e.state != stateSending || len(e.open) > 1))
 	p.arrange(e.ref, s, line, runnable, timer)
 }
@@ -338,18 +349,6 @@ func (p *partition) giveWay(r ref, s *slot) {
 	p.reheap(r, s)
 }
 
-// finish remembers a terminal entry until its tombstone.
-func (p *partition) finish(id uuid.UUID, d doneEntry) {
-	p.done[id] = d
-	p.tombs.pushBack(tomb{id, d.finished})
-}
-
-// unfinish undoes finish.
-func (p *partition) unfinish(id uuid.UUID) {
-	delete(p.done, id)
-	p.tombs.popBack()
-}
-
 // orderSeed makes orders' hashes differ from program to program, so that nobody can choose keys that meet.
 var orderSeed = maphash.MakeSeed()
 
@@ -367,6 +366,17 @@ func hashOf(parts ...string) uint64 {
 	m.SetSeed(orderSeed)
 	for _, s := range parts {
 		_, _ = m.WriteString(s)
+		_ = m.WriteByte(0)
+	}
+	return max(m.Sum64(), 1)
+}
+
+// hashOfBytes is hashOf.
+func hashOfBytes(parts ...[]byte) uint64 {
+	var m maphash.Hash
+	m.SetSeed(orderSeed)
+	for _, b := range parts {
+		_, _ = m.Write(b)
 		_ = m.WriteByte(0)
 	}
 	return max(m.Sum64(), 1)

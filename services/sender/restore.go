@@ -2,7 +2,6 @@ package sender
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -15,59 +14,127 @@ import (
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
-// glance is what a restore needs of most records: they are superseded or terminal.
+// glance is what a restore needs of a ledger entry: enough for a slot, and for the memory of what is finished.
 type glance struct {
 	minReader, state, offset, accepted, finished, failure int64
+	expire, due, reason, until, category                  int64
 	hash                                                  []byte
-	open                                                  bool
+	open, flowHold, superseded, hasRequest                bool
+	asked                                                 asked
 }
 
+// asked is what decides where a request stands. It refers to the record's memory.
+type asked struct{ source, oa, template, ordering, collapse, campaign []byte }
+
 // look reads a ledger entry without decoding it.
-func look(value []byte) (glance, error) {
-	var g glance
-	for b := value; len(b) > 0; {
-		field, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return g, fmt.Errorf("decode ledger entry: %w", protowire.ParseError(n))
+func look(value []byte) (g glance, err error) {
+	err = fields(value, func(field protowire.Number, v uint64) {
+		switch field {
+		case fMinReader:
+			g.minReader = int64(v)
+		case fState:
+			g.state = int64(v)
+		case fOffset:
+			g.offset = int64(v)
+		case fAccepted:
+			g.accepted = int64(v)
+		case fFinished:
+			g.finished = int64(v)
+		case fFailure:
+			g.failure = int64(v)
+		case fExpire:
+			g.expire = int64(v)
+		case fDue:
+			g.due = int64(v)
+		case fReason:
+			g.reason = int64(v)
+		case fUntil:
+			g.until = int64(v)
+		case fCategory:
+			g.category = int64(v)
+		case fFlowHold:
+			g.flowHold = v != 0
+		case fSuperseded:
+			g.superseded = v != 0
 		}
-		b = b[n:]
-		if typ == protowire.VarintType {
-			v, n := protowire.ConsumeVarint(b)
-			if n < 0 {
-				return g, fmt.Errorf("decode ledger entry: %w", protowire.ParseError(n))
-			}
-			switch field {
-			case fMinReader:
-				g.minReader = int64(v)
-			case fState:
-				g.state = int64(v)
-			case fOffset:
-				g.offset = int64(v)
-			case fAccepted:
-				g.accepted = int64(v)
-			case fFinished:
-				g.finished = int64(v)
-			case fFailure:
-				g.failure = int64(v)
-			}
-			b = b[n:]
-			continue
-		}
-		n = protowire.ConsumeFieldValue(field, typ, b)
-		if n < 0 {
-			return g, fmt.Errorf("decode ledger entry: %w", protowire.ParseError(n))
-		}
+	}, func(field protowire.Number, v []byte) error {
 		switch field {
 		case fHash:
-			g.hash, _ = protowire.ConsumeBytes(b)
+			g.hash = v
 		case fOpen:
 			g.open = true
+		case fRequest:
+			g.hasRequest = true
+			return g.asked.look(v)
+		}
+		return nil
+	})
+	return g, err
+}
+
+// Field numbers of notification.v1.NotificationRequested, see notification.proto.
+const (
+	rSource   = 3
+	rOA       = 4
+	rTemplate = 6
+	rOrdering = 17
+	rCollapse = 18
+	rCampaign = 20
+)
+
+func (a *asked) look(request []byte) error {
+	return fields(request, func(protowire.Number, uint64) {}, func(field protowire.Number, v []byte) error {
+		switch field {
+		case rSource:
+			a.source = v
+		case rOA:
+			a.oa = v
+		case rTemplate:
+			a.template = v
+		case rOrdering:
+			a.ordering = v
+		case rCollapse:
+			a.collapse = v
+		case rCampaign:
+			a.campaign = v
+		}
+		return nil
+	})
+}
+
+// fields hands over the fields of an encoded message.
+func fields(b []byte, number func(protowire.Number, uint64), bytes func(protowire.Number, []byte) error) error {
+	for len(b) > 0 {
+		field, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return fmt.Errorf("decode ledger entry: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+		switch typ {
+		case protowire.VarintType:
+			v, size := protowire.ConsumeVarint(b)
+			if n = size; n >= 0 {
+				number(field, v)
+			}
+		case protowire.BytesType:
+			v, size := protowire.ConsumeBytes(b)
+			if n = size; n >= 0 {
+				if err := bytes(field, v); err != nil {
+					return err
+				}
+			}
+		default:
+			n = protowire.ConsumeFieldValue(field, typ, b)
+		}
+		if n < 0 {
+			return fmt.Errorf("decode ledger entry: %w", protowire.ParseError(n))
 		}
 		b = b[n:]
 	}
-	return g, nil
+	return nil
 }
 
 func (g *glance) live() bool {
@@ -91,8 +158,8 @@ func (p *partition) restore(r kafka.Record) error {
 		return fmt.Errorf("ledger record at offset %d: its key is no notification_id", r.Offset)
 	}
 	if r.Value == nil {
-		delete(p.restoring, id)
-		delete(p.done, id)
+		p.forgetLive(id)
+		p.finished.Delete(id)
 		return nil
 	}
 	g, err := look(r.Value)
@@ -105,15 +172,89 @@ func (p *partition) restore(r kafka.Record) error {
 	if s := ledgerv1.State(g.state); s < stateAccepted || s > stateFailed {
 		return fmt.Errorf("ledger record at offset %d has state %d, which this program does not know: run the newer release", r.Offset, g.state)
 	}
+	p.rebuilt = false
 	p.lastAccepted = max(p.lastAccepted, g.accepted)
-	if g.live() {
-		delete(p.done, id)
-		p.restoring[id] = bytes.Clone(r.Value)
+	if !g.live() {
+		p.forgetLive(id)
+		p.finished.Add(id, hashFinished(shortHash(g.hash), ledgerv1.State(g.state) == stateFailed && g.failure != int64(znsv1.FailureReason_FAILURE_REASON_UNRESOLVED)), g.offset, g.finished)
 		return nil
 	}
-	delete(p.restoring, id)
-	p.finish(id, doneEntry{offset: g.offset, hash: shortHash(g.hash), finished: g.finished})
+	p.finished.Delete(id)
+	p.restoreLive(id, &g, r)
 	return nil
+}
+
+// restoreLive makes or changes the slot of one that is not finished. It gets its place when all was read.
+func (p *partition) restoreLive(id uuid.UUID, g *glance, record kafka.Record) {
+	r := p.find(id)
+	if r != 0 && p.at(r).offset.get() != g.offset { // another life
+		p.forgetLive(id)
+		r = 0
+	}
+	if r == 0 {
+		r = p.slots.alloc()
+		s := p.at(r)
+		s.id, s.offset, s.expire, s.due, s.hash = id, to48(g.offset), to48(g.expire), to48(g.due), shortHash(g.hash)
+		f := p.restoreFlow(g)
+		f.members++
+		s.flow = f.index
+		p.ids.insert(&p.slots, r)
+		if len(g.asked.ordering) > 0 {
+			s.scope = p.scopes.enter(hashOfBytes(g.asked.oa, g.asked.ordering))
+		}
+		if len(g.asked.collapse) > 0 {
+			p.joinCollapse(r, s, hashOfBytes(g.asked.oa, g.asked.source, g.asked.collapse))
+		}
+	}
+	s := p.at(r)
+	if !s.has(flagRestored) {
+		p.unplace(r, s)
+		s.set(flagRestored, true)
+	}
+	s.state, s.reason, s.ledger = uint8(g.state), uint8(g.reason), to48(record.Offset)
+	s.at = to48(g.until) // until it gets its place
+	s.set(flagFlowHold, g.flowHold && ledgerv1.State(g.state) == stateHeld)
+	s.set(flagDue, g.superseded)
+	if s := ledgerv1.State(g.state); s == stateSending || s == stateUnknown || s == stateFailed || g.open || !g.hasRequest {
+		p.restoring[id] = bytes.Clone(record.Value)
+	} else {
+		delete(p.restoring, id)
+	}
+}
+
+// restoreFlow returns the flow of a record. Its name is looked up as bytes, so that a million records make no strings.
+func (p *partition) restoreFlow(g *glance) *flow {
+	p.name = p.name[:0]
+	for _, b := range [][]byte{g.asked.oa, g.asked.template, g.asked.campaign} {
+		p.name = append(append(p.name, b...), 0)
+	}
+	p.name = append(p.name, byte(g.category))
+	if i, ok := p.flowNames[string(p.name)]; ok && p.flows[i] != nil {
+		if f := p.flows[i]; f.key.OA == string(g.asked.oa) && f.key.Template == string(g.asked.template) &&
+			f.key.Campaign == string(g.asked.campaign) && f.key.Category == notificationv1.Category(g.category) {
+			return f
+		}
+	}
+	f := p.flowOf(limit.Flow{
+		OA: string(g.asked.oa), Template: string(g.asked.template), Campaign: string(g.asked.campaign), Category: notificationv1.Category(g.category),
+	})
+	if len(p.flowNames) > 100_000 {
+		clear(p.flowNames)
+	}
+	p.flowNames[string(p.name)] = f.index
+	return f
+}
+
+// forgetLive drops what was restored of one that is finished.
+func (p *partition) forgetLive(id uuid.UUID) {
+	delete(p.restoring, id)
+	r := p.find(id)
+	if r == 0 {
+		return
+	}
+	s := p.at(r)
+	p.unplace(r, s)
+	p.release(r, s)
 }
 
 // restoreReserved keeps the latest record under a key that is no notification's: state of a partition's own.
@@ -125,51 +266,93 @@ func (p *partition) restoreReserved(r kafka.Record) {
 	p.reserved[string(r.Key)] = bytes.Clone(r.Value)
 }
 
-// rebuild makes the live state from what the ledger held. It returns how many were SENDING, and how many records
-// could not be decoded: those stay known, so that nothing is ever sent for them.
-func (h *handler) rebuild(p *partition, at time.Time) (orphans, broken int) {
-	now := ms(at)
-	p.upSince = now
-	entries := make([]*entry, 0, len(p.restoring))
-	for id, value := range p.restoring {
-		e, err := decodeEntry(value)
-		if err != nil || e.id != id || e.fixed == nil || (e.state == stateSending || e.state == stateUnknown) && len(e.open) == 0 {
-			broken++
-			p.done[id] = doneEntry{finished: now}
-			continue
-		}
-		entries = append(entries, e)
+// Rebuild gives everything that was restored its place. It touches p only: the tick lock need not be held.
+func (h *handler) Rebuild(id int32) {
+	p := h.partition(id)
+	if p == nil || p.rebuilt {
+		return
 	}
-	p.restoring = nil
-	slices.SortFunc(entries, func(a, b *entry) int {
-		return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.offset, b.offset))
-	})
-	oldest := int64(0)
-	for _, e := range entries {
-		req := e.request()
-		h.judge(e, req)
-		if e.state == stateSending {
-			orphans++
-			const cause = znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED
-			e.addResult(attemptResult{openAttempt: e.open[len(e.open)-1], outcome: znsv1.AttemptOutcome_ATTEMPT_OUTCOME_UNKNOWN, cause: cause})
-			h.becomeUnknown(e, cause, 0, 0, now)
-			p.orphans.pushBack(e)
+	now := ms(time.Now())
+	p.rebuilt, p.upSince = true, now
+	var inOrder []ref
+	for r := ref(1); uint32(r) <= p.slots.top; r++ {
+		switch s := p.at(r); {
+		case !s.has(flagRestored):
+		case s.scope != 0:
+			inOrder = append(inOrder, r)
+		default:
+			h.rebuildOne(p, r, s, now)
 		}
-		for _, a := range e.open {
-			if oldest == 0 || a.intent < oldest {
-				oldest = a.intent
+	}
+	// In the order in which they stand in line, so that each joins at the end.
+	slices.SortFunc(inOrder, func(a, b ref) int {
+		if p.earlier(p.at(a), p.at(b)) {
+			return -1
+		}
+		return 1
+	})
+	for _, r := range inOrder {
+		h.rebuildOne(p, r, p.at(r), now)
+	}
+	p.restoring, p.flowNames = map[uuid.UUID][]byte{}, map[string]uint32{}
+}
+
+func (h *handler) rebuildOne(p *partition, r ref, s *slot, now int64) {
+	until, superseded := s.at.get(), s.has(flagDue)
+	s.at = u48{}
+	s.set(flagDue|flagRestored, false)
+	value, withEntry := p.restoring[s.id]
+	if !withEntry {
+		e := entry{expire: s.expire.get(), mut: mut{
+			state: ledgerv1.State(s.state), reason: ledgerv1.HoldReason(s.reason), until: until, flowHold: s.has(flagFlowHold),
+		}}
+		line, runnable, timer := e.wants(now, p.rules)
+		p.count(s, 1+waitIndex(&e))
+		p.arrange(r, s, line, runnable, timer)
+		if superseded {
+			p.superseded.pushBack(supersession{s.id, s.id})
+		}
+		if f := p.flows[s.flow]; e.flowHold && (f.restored.Reason == 0 || f.restored.Until.Before(fromMs(until))) {
+			f.restored = limit.Hold{Reason: e.reason}
+			if until != 0 {
+				f.restored.Until = fromMs(until)
 			}
 		}
-		p.add(e, now)
-		e.req = nil
-		if e.flowHold {
-			h.seed(e)
+		return
+	}
+	e, err := h.decodeEntry(value)
+	if err != nil || e.id != s.id || e.fixed == nil || (e.state == stateSending || e.state == stateUnknown) && len(e.open) == 0 {
+		p.broken++
+		p.lame(r, s)
+		return
+	}
+	e.p, e.ref, e.flow, e.ledger = p, r, p.flows[s.flow].key, s.ledger.get()
+	p.attach(e)
+	if e.state == stateSending {
+		p.orphaned++
+		const cause = znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED
+		e.addResult(attemptResult{openAttempt: e.open[len(e.open)-1], outcome: znsv1.AttemptOutcome_ATTEMPT_OUTCOME_UNKNOWN, cause: cause})
+		h.becomeUnknown(e, cause, 0, 0, now)
+		e.pins++ // until that is written
+		p.orphans.pushBack(e)
+	}
+	for _, a := range e.open {
+		if p.oldest == 0 || a.intent < p.oldest {
+			p.oldest = a.intent
 		}
 	}
-	if oldest != 0 {
-		h.callbacks.need(fromMs(oldest), true)
+	p.place(e, now)
+	e.req = nil
+}
+
+// decodeEntry is an entry as the ledger has it, with what the configuration makes of it.
+func (h *handler) decodeEntry(value []byte) (*entry, error) {
+	e, err := decodeEntry(value)
+	if err != nil {
+		return nil, err
 	}
-	return orphans, broken
+	h.judge(e, e.request())
+	return e, nil
 }
 
 // judge sets what follows from the request and the configuration together.

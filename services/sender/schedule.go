@@ -2,9 +2,11 @@ package sender
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
 const (
@@ -36,13 +38,13 @@ func (h *handler) openParts(tx tick) []*partition {
 	return h.open
 }
 
-// reopen makes candidates of the flows whose time to be looked at again has come.
-func (h *handler) reopen(p *partition, now time.Time) {
+// unparkDue makes candidates of the flows whose time to be looked at again has come.
+func (h *handler) unparkDue(p *partition, now time.Time) {
 	at, version := ms(now), h.version()
 	for i := range p.lanes {
 		l := &p.lanes[i]
 		for j := len(l.parked) - 1; j >= 0; j-- {
-			if f := l.parked[j]; f.until <= at || f.closed && f.version != version {
+			if f := l.parked[j]; f.until <= at || f.shut && (!f.closed || f.version != version) {
 				p.unpark(f)
 			}
 		}
@@ -119,51 +121,91 @@ func (h *handler) launches(tx tick) (again bool) {
 	now := tx.Now()
 	r := &round{h: h, now: now, parts: h.openParts(tx)}
 	for _, p := range r.parts {
-		h.reopen(p, now)
+		h.unparkDue(p, now)
 	}
-	room := h.dispatch.room(now) - h.uncommitted
+	room := h.dispatch.room() - h.uncommitted
 	for room > 0 {
 		p, f, lane := r.choose(tx.Full())
 		if f == nil {
 			return tx.Full()
 		}
-		e := p.entries[f.first(&p.slots)]
-		undo, ok := h.takePace(p, f, now)
+		if f.ready() == 0 {
+			continue // one of another lane has taken its place in their order meanwhile
+		}
+		h.lookAhead(p, f)
+		first := f.first(&p.slots)
+		e := p.entries[first]
+		if e == nil {
+			h.load(p, first, loadUrgent)
+			p.park(f, ms(now)+loadAgain.Milliseconds(), true)
+			continue
+		}
+		permit, ok := h.takePace(p, f, now)
 		if !ok {
 			continue
 		}
 		u := tx.Unit(p.id, e.id.String())
 		if u == nil {
-			undo()
+			permit.Undo()
 			return true
 		}
-		if !h.launch(u, e) {
-			undo()
+		behind := p.at(first).next // in its order
+		if !h.launch(u, e, permit) {
 			p.drop(e.ref) // its timer ends it
 			continue
 		}
-		u.OnAbort(undo)
 		h.started(lane)
+		f.ahead--
+		if behind != 0 {
+			h.load(p, behind, loadUrgent)
+		}
 		room--
 	}
 	return false
 }
 
-// takePace takes what one call of f needs. False: f is parked.
-func (h *handler) takePace(p *partition, f *flow, now time.Time) (undo func(), ok bool) {
-	if h.pace == nil {
-		return func() {}, true
+// aheadOf is how many of those that start next in a flow are to be in memory.
+const aheadOf = 512
+
+// lookAhead has those read that start next in f.
+func (h *handler) lookAhead(p *partition, f *flow) {
+	if f.ahead > 0 || len(p.entries) == p.live() {
+		return
 	}
-	undo, next, ok := h.pace.Take(now, f.key)
+	f.ahead = aheadOf / 2
+	var next []ref
+	for i := range f.heaps {
+		// Parents stand before their children: nearly the order in which they come out.
+		refs := f.heaps[i].refs
+		next = append(next, refs[:min(len(refs), 2*aheadOf)]...)
+	}
+	slices.SortFunc(next, func(a, b ref) int {
+		if (byExpiry{}).before(p.at(a), p.at(b)) {
+			return -1
+		}
+		return 1
+	})
+	for _, r := range next[:min(len(next), aheadOf)] {
+		p.at(r).set(flagRecent, true)
+		if !h.load(p, r, loadUrgent) {
+			return
+		}
+	}
+}
+
+// takePace takes what one call of f needs. False: f is parked.
+func (h *handler) takePace(p *partition, f *flow, now time.Time) (permit *limit.Permit, ok bool) {
+	if h.pace == nil {
+		return nil, true
+	}
+	permit, next, ok := h.pace.Take(now, f.key)
 	switch {
 	case !ok && next.After(now):
-		p.park(f, ms(next), false)
+		p.park(f, ms(next)+1, false)
 	case !ok:
 		p.park(f, ms(now), false) // looked at again in the next tick
-	case undo == nil:
-		undo = func() {}
 	}
-	return undo, ok
+	return permit, ok
 }
 
 // drop takes r out of what may start, until its state changes.
@@ -176,9 +218,10 @@ func (p *partition) drop(r ref) {
 // timers does what became due: waits that end, expiry, policies of UNKNOWN, the end of a watch, tombstones.
 func (h *handler) timers(tx tick) (again bool) {
 	now := ms(tx.Now())
+	var stuck [lanes]bool // too many are being read: the rest of the lane waits for them
 	for n := 0; ; {
 		// The lane first, then the partition: an OTP's timer does not wait behind a million promotions'.
-		p, r := h.dueTimer(tx, now)
+		p, r, lane := h.dueTimer(tx, now, &stuck)
 		if r == 0 {
 			break
 		}
@@ -190,7 +233,15 @@ func (h *handler) timers(tx tick) (again bool) {
 			p.resume(r, s)
 			continue
 		}
-		if !h.due(tx, p.entries[r], now) {
+		e := p.entries[r]
+		if e == nil {
+			if stuck[lane] = !h.load(p, r, min(lane, loadBulk)); !stuck[lane] {
+				s.set(flagDue, true)
+				p.setTimer(r, s, now+loadAgain.Milliseconds())
+			}
+			continue
+		}
+		if !h.due(tx, e, now) {
 			return true
 		}
 	}
@@ -202,17 +253,17 @@ func (h *handler) timers(tx tick) (again bool) {
 	return again
 }
 
-// dueTimer returns a slot whose timer is due, of the first lane that has one.
-func (h *handler) dueTimer(tx tick, now int64) (*partition, ref) {
+// dueTimer returns a slot whose timer is due, of the first lane that has one and is not to be left out.
+func (h *handler) dueTimer(tx tick, now int64, leaveOut *[lanes]bool) (p *partition, r ref, lane int) {
 	parts := h.openParts(tx)
 	for l := range lanes {
 		for _, p := range parts {
-			if r := p.lanes[l].timers.first(); r != 0 && p.at(r).at.get() <= now {
-				return p, r
+			if r := p.lanes[l].timers.first(); r != 0 && !leaveOut[l] && p.at(r).at.get() <= now {
+				return p, r, l
 			}
 		}
 	}
-	return nil, 0
+	return nil, 0, 0
 }
 
 // tell writes as HELD those that were waiting already when their flow closed, a few in each tick, so that the ledger
@@ -227,7 +278,10 @@ func (h *handler) tell(tx tick) (again bool) {
 					continue
 				}
 				f.retell()
-				for f.untold().len() > 0 {
+				if h.loadUntold(p, f) {
+					continue // they are being read
+				}
+				for f.untold().len() > 0 && p.at(f.untold().first()).has(flagLoaded) {
 					if n++; n > tellsPerTick || tx.Full() {
 						return true
 					}
@@ -239,6 +293,20 @@ func (h *handler) tell(tx tick) (again bool) {
 		}
 	}
 	return false
+}
+
+// loadUntold has some of those read that are to be told, when the first of them is not in memory.
+func (h *handler) loadUntold(p *partition, f *flow) bool {
+	refs := f.untold().refs
+	if len(refs) == 0 || p.at(refs[0]).has(flagLoaded) {
+		return false
+	}
+	for _, r := range refs[:min(len(refs), loadAtOnce)] {
+		if !h.load(p, r, loadBulk) {
+			break
+		}
+	}
+	return true
 }
 
 // retell makes those that were told of another reason be told of the present one.
@@ -278,8 +346,8 @@ func (h *handler) nextTimer(tx tick) time.Time {
 	now := tx.Now()
 	for _, p := range h.openParts(tx) {
 		see(p.nextTimer())
-		if t, ok := p.tombs.front(); ok {
-			see(t.finished + h.settings.dedupe.Milliseconds())
+		if t, ok := p.finished.Front(); ok {
+			see(t.Finished + h.settings.dedupe.Milliseconds())
 		}
 		for i := range p.lanes {
 			for _, f := range p.lanes[i].parked {
@@ -292,8 +360,8 @@ func (h *handler) nextTimer(tx tick) time.Time {
 			}
 		}
 	}
-	if at := h.dispatch.reopens(now); !at.IsZero() {
-		see(ms(at))
+	if at := h.limitsNext; !at.IsZero() {
+		see(ms(at) + 1) // after it, not in its millisecond
 	}
 	if next == math.MaxInt64 {
 		return time.Time{}

@@ -102,6 +102,9 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	wake := func() { s.engine.Wake() }
 	h.limit(settings.limits)
 	h.dispatch = newDispatcher(h.limits, s.send, wake)
+	h.loader = newLoader(func(ctx context.Context, p int32, offsets []int64) ([]kafka.Record, error) {
+		return s.engine.ReadLedger(ctx, p, offsets)
+	}, func(r kafka.Record) (*entry, error) { return h.decodeEntry(r.Value) }, wake, svc.Log)
 	h.callbacks = newReconciler(s.openCallbacks(client), wake, svc.Log)
 	h.clock = newClock(s.latestAppend, wake, svc.Log)
 	s.h = h
@@ -137,6 +140,7 @@ func (s *Sender) Run(ctx context.Context) error {
 	var serving sync.WaitGroup
 	serving.Go(func() { s.h.callbacks.run(live) })
 	serving.Go(func() { s.h.clock.run(live) })
+	serving.Go(func() { s.h.loader.run(live) })
 	err := s.engine.Run(ctx)
 	stop()
 	serving.Wait()

@@ -21,7 +21,7 @@ type slot struct {
 	at     u48 // when its timer is due
 	due    u48 // when it takes its place in its order
 	state  uint8
-	flags  slotFlags
+	reason uint8
 	hash   uint32 // of the request's content
 	flow   uint32 // index in partition.flows
 	heap   uint32 // place in a heap of its flow + 1; 0: in none
@@ -29,12 +29,11 @@ type slot struct {
 	scope  uint32 // index in partition.scopes + 1; 0: it has no order
 	next   ref    // behind it in its order's line; in a free slot the next free one
 	prev   ref
-	reason uint8
-	count  uint8  // index in partition.waiting + 1
-	pins   uint16 // uncommitted writes and waiting readers: its entry stays in memory
+	flags  slotFlags
+	count  uint8 // index in partition.waiting + 1
 }
 
-type slotFlags uint8
+type slotFlags uint16
 
 const (
 	flagRunnable slotFlags = 1 << iota // may start as soon as its turn comes
@@ -43,8 +42,12 @@ const (
 	flagSecond                         // in the second heap of its flow
 	flagListened                       // the reconciler listens for its callbacks
 	flagWanting                        // and only a callback can settle an attempt of it
+	flagLoaded                         // its entry is in memory
+	flagRecent                         // and was used or read since the last look for what can go
 	flagLoading                        // its entry is being read
-	flagCollapse                       // stands in partition.collapse
+	flagDue                            // its timer was due while its entry was not in memory
+	flagCollapse                       // has a collapse_key
+	flagRestored                       // was read from the ledger and has no place yet
 )
 
 func (s *slot) has(f slotFlags) bool { return s.flags&f != 0 }

@@ -15,7 +15,7 @@ func TestDispatcherSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slots, calls = 8, 100
 		var running, most, made atomic.Int64
-		d := newDispatcher(slots, func(*call) zalo.Result {
+		d := newDispatcher(testLimits(slots), func(*call) zalo.Result {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
 			time.Sleep(time.Second)
@@ -35,11 +35,11 @@ func TestDispatcherSlots(t *testing.T) {
 				t.Errorf("%d goroutines for 3 calls", begun)
 			}
 		}
-		if room := d.room(start); room != slots+2-calls {
+		if room := d.room(); room != slots+2-calls {
 			t.Errorf("room for %d intents with %d calls waiting, %d slots and a run of 2; want %d", room, calls, slots, slots+2-calls)
 		}
 		synctest.Wait()
-		if room := d.room(start); room != slots+2-calls || running.Load() != slots {
+		if room := d.room(); room != slots+2-calls || running.Load() != slots {
 			t.Errorf("room for %d intents when %d calls run, want %d and %d", room, running.Load(), slots+2-calls, slots)
 		}
 		d.wg.Wait()

@@ -23,9 +23,9 @@ func (h *handler) update(u unit, e *entry, f func()) {
 		return
 	}
 	p.remove(e)
-	p.finish(e.id, doneEntry{offset: e.offset, hash: shortHash(e.hash[:]), finished: e.finished})
+	undo := p.finish(e)
 	u.OnAbort(func() {
-		p.unfinish(e.id)
+		undo()
 		e.mut = before
 		p.add(e, now)
 	})
@@ -33,7 +33,16 @@ func (h *handler) update(u unit, e *entry, f func()) {
 
 // write puts e into the ledger as it is.
 func (h *handler) write(u unit, e *entry) {
-	u.Ledger(e.id.String(), e.encode())
+	w := u.Ledger(e.id.String(), e.encode())
+	e.pins++ // it stays in memory until it is known where the ledger has it
+	u.OnCommit(func() {
+		e.pins--
+		e.ledger = w.Offset()
+		if e.ref != 0 {
+			e.p.at(e.ref).ledger = to48(e.ledger)
+		}
+	})
+	u.OnAbort(func() { e.pins-- })
 }
 
 // hold makes e wait for a reason of its own, until the given time or, with 0, until something ends the wait.
@@ -48,6 +57,9 @@ func (e *entry) holdOfFlow(reason ledgerv1.HoldReason, until, now int64) {
 	e.hold(reason, until, now)
 	e.flowHold = true
 }
+
+// msUp is the first millisecond that is not before t: who wakes then finds t reached.
+func msUp(t time.Time) int64 { return t.Add(time.Millisecond - 1).UnixMilli() }
 
 func untilMs(t time.Time) int64 {
 	if t.IsZero() {

@@ -42,8 +42,8 @@ func TestAbortUndoesEverything(t *testing.T) {
 	c.tick(false, r, r2)
 	c.want(id, "none")
 	p := c.h.partition(r.Partition)
-	if len(c.calls) != 0 || c.h.uncommitted != 0 || c.h.used != 0 || p.calls.Load() != 0 || p.places() != 0 {
-		t.Fatalf("left after an abort: %d calls, %d uncommitted, %d bytes, %d places", len(c.calls), c.h.uncommitted, c.h.used, p.places())
+	if len(c.calls) != 0 || c.h.uncommitted != 0 || p.calls.Load() != 0 || p.places() != 0 {
+		t.Fatalf("left after an abort: %d calls, %d uncommitted, %d places", len(c.calls), c.h.uncommitted, p.places())
 	}
 	c.tick(true, r, r2)
 	c.want(id, "SENDING(1)")
@@ -70,7 +70,8 @@ func TestRefusals(t *testing.T) {
 		{-118, "done", znsv1.Advice_ADVICE_TRY_OTHER_CHANNEL, znsv1.ErrorClass_ERROR_CLASS_RECIPIENT_PERMANENT},
 		{-114, "done", znsv1.Advice_ADVICE_TRY_OTHER_CHANNEL, znsv1.ErrorClass_ERROR_CLASS_RECIPIENT_TEMPORARY},
 		{-1122, "done", znsv1.Advice_ADVICE_FIX_REQUEST, znsv1.ErrorClass_ERROR_CLASS_TEMPLATE},
-		{-32, "HELD(retry)", 0, 0},
+		{-32, "HELD(rate)", 0, 0},
+		{-129, "HELD(retry)", 0, 0},
 		{-124, "HELD(token)", 0, 0},
 		{-115, "HELD(account)", 0, 0},
 		{-144, "HELD(quota)", 0, 0},

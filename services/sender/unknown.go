@@ -143,13 +143,28 @@ type heardCallback struct {
 
 // heard takes the callbacks that the reconciler found.
 func (h *handler) heard(tx tick) (again bool) {
+	var aside []*heardCallback
+	defer func() {
+		for _, c := range aside {
+			h.callbacks.unfind(c)
+		}
+	}()
 	for {
 		c := h.callbacks.found()
 		if c == nil {
 			return false
 		}
-		e := h.find(c.id)
-		if e == nil || !e.isOpen(c.trackingID) {
+		p, r := h.lookup(c.id)
+		if p == nil {
+			continue
+		}
+		e := p.entries[r]
+		if e == nil {
+			h.load(p, r, loadUrgent)
+			aside = append(aside, c)
+			continue
+		}
+		if !e.isOpen(c.trackingID) {
 			continue
 		}
 		if e.state == stateSending {

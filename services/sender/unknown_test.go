@@ -211,7 +211,7 @@ func TestLateCallbackCorrects(t *testing.T) {
 	c.tick(true)
 	want("done")
 	for _, p := range c.h.parts {
-		for id := range p.done {
+		for id := range p.ledgerKeys(c) {
 			if le := c.ledgerOf(id); le.Request != nil || le.FailureReason != int32(unsolved) {
 				t.Errorf("after the watch: %v", le)
 			}
@@ -262,8 +262,8 @@ func TestCallAnsweredForALostPartition(t *testing.T) {
 		t.Fatal("published for a partition that was another's meanwhile")
 	}
 	c.h.Dropped(r.Partition)
-	if c.h.used != 0 || c.h.uncommitted != 0 || len(c.h.callbacks.watched) != 0 {
-		t.Fatalf("left of a dropped partition: %d bytes, %d uncommitted, %d watched", c.h.used, c.h.uncommitted, len(c.h.callbacks.watched))
+	if c.h.payload() != 0 || c.h.uncommitted != 0 || len(c.h.callbacks.watched) != 0 {
+		t.Fatalf("left of a dropped partition: %d bytes, %d uncommitted, %d watched", c.h.payload(), c.h.uncommitted, len(c.h.callbacks.watched))
 	}
 }
 

@@ -20,6 +20,15 @@ type Event struct {
 	Open     bool
 }
 
+// NeedsPerson reports whether nothing but a person can mend what closed.
+func (e Event) NeedsPerson() bool {
+	switch e.Reason {
+	case ledgerv1.HoldReason_HOLD_REASON_TOKEN, ledgerv1.HoldReason_HOLD_REASON_ACCOUNT, ledgerv1.HoldReason_HOLD_REASON_OPERATOR:
+		return !e.Open
+	}
+	return false
+}
+
 // maxEvents bounds those that nobody has taken.
 const maxEvents = 1000
 
@@ -50,7 +59,7 @@ func (l *Limits) close(oaID, templateID string, gs *gates, k kind, c notificatio
 // opened returns what tells that a gate is open.
 func (l *Limits) opened(oaID, templateID string) func(*gate) {
 	return func(g *gate) {
-		l.version++
+		l.version.Add(1)
 		l.event(Event{OA: oaID, Template: templateID, Category: g.category, Cause: g.kind.String(), Reason: g.reason, Open: true})
 	}
 }

@@ -33,7 +33,6 @@ type guard struct {
 	since  time.Time
 	until  time.Time
 	pause  time.Duration
-	told   bool // that until has come
 	probe  *Permit
 }
 
@@ -45,7 +44,7 @@ const (
 	maxPause    = 30 * time.Second
 	maxObeyed   = time.Hour // a header's mistake must not stop the queue for a day
 
-	troubleShare = 0.3 // of calls without an answer, from which on the window shrinks: a single lost answer says nothing
+	troubleShare = 0.5 // of calls without an answer, from which on the window shrinks: a single lost answer says nothing
 	troubleAlpha = 1.0 / 16
 )
 
@@ -55,10 +54,13 @@ func newGuard(limit int, first float64) guard {
 
 // closed tells whether nothing may start now, and until when.
 func (g *guard) closed(now time.Time) (Hold, bool) {
-	if g.reason == 0 || !now.Before(g.until) && g.probe == nil {
+	switch {
+	case g.reason == 0:
 		return Hold{}, false
+	case now.Before(g.until):
+		return Hold{g.reason, g.until}, true
 	}
-	return Hold{g.reason, g.until}, true
+	return Hold{Reason: g.reason}, g.probe != nil // until the probe has ended
 }
 
 // good notes an answer of Zalo's own, whatever it says. opened: calls may start again.
@@ -121,12 +123,16 @@ func (g *guard) halve(p *Permit, now time.Time) {
 
 // close lets nothing start until after has passed, or the next longer pause.
 func (g *guard) close(reason ledgerv1.HoldReason, after time.Duration, now time.Time) bool {
-	g.pause = min(max(2*g.pause, firstPause), maxPause)
+	longest := maxPause
+	if reason == ledgerv1.HoldReason_HOLD_REASON_RATE {
+		longest = time.Minute // what Zalo counts by
+	}
+	g.pause = min(max(2*g.pause, firstPause), longest)
 	wait := spread(g.pause)
 	if after > 0 {
 		wait = min(max(after, g.pause), maxObeyed) + rand.N(g.pause/4+1) //nolint:gosec // G404: spreading load needs no secrecy
 	}
-	g.reason, g.since, g.until, g.told, g.probe = reason, now, now.Add(wait), false, nil
+	g.reason, g.since, g.until, g.probe = reason, now, now.Add(wait), nil
 	g.fails, g.refused = 0, 0
 	return true
 }

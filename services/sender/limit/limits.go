@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
@@ -12,7 +13,6 @@ import (
 
 // Config says what is allowed. The zero value of a field that is not required means no limit of that kind.
 type Config struct {
-	Partitions   int                // of the ledger, over which owners share (required)
 	MaxInFlight  int                // calls at a time (required)
 	Rate         float64            // calls per OA and second, over all owners
 	Rates        map[string]float64 // of OAs that have another
@@ -30,9 +30,10 @@ type Limits struct {
 	cfg  Config
 	seed maphash.Seed
 
+	version atomic.Uint64
+
 	mu        sync.Mutex // guards what follows
-	version   uint64
-	wake      time.Time // when something opens or closes by time; zero: nothing does
+	wake      time.Time  // when something opens or closes by time; zero: nothing does
 	host      guard
 	hostPace  bucket
 	share     share
@@ -80,7 +81,7 @@ func New(cfg Config) *Limits {
 	l := &Limits{
 		cfg: cfg, seed: maphash.MakeSeed(), oas: map[string]*oa{}, lookahead: minLookahead,
 		host: newGuard(cfg.MaxInFlight, firstWindow), hostPace: bucket{rate: cfg.HostRate},
-		share: share{of: max(cfg.Partitions, 1), wait: cfg.GainWait, counted: map[int32]bool{}},
+		share: share{of: 1, wait: cfg.GainWait, counted: map[int32]bool{}},
 	}
 	l.host.host = true
 	return l
@@ -107,11 +108,7 @@ type Permit struct {
 }
 
 // Version changes whenever some flow may have opened or closed, also by time, as far as Advance is called then.
-func (l *Limits) Version() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.version
-}
+func (l *Limits) Version() uint64 { return l.version.Load() }
 
 // Closed tells whether nothing of f may start now, why, and until when.
 func (l *Limits) Closed(now time.Time, f Flow) (Hold, bool) {
@@ -166,6 +163,7 @@ func (l *Limits) closed(now time.Time, f Flow) (Hold, bool) {
 // spent tells whether a quota holds f back: it is used up but for the reserve, or f's turn after the reset is to come.
 // What nobody waits for keeps off the reserve; the others are held by Zalo's word alone, which closes a gate.
 func (l *Limits) spent(q *quota, f Flow, now time.Time, reserve float64) (Hold, bool) {
+	q.roll(now, reserve)
 	if !q.known || f.Category <= notificationv1.Category_CATEGORY_TRANSACTION {
 		return Hold{}, false
 	}
@@ -281,7 +279,7 @@ func (l *Limits) lookAt(p *Permit) {
 		}
 	}
 	if p.probe {
-		l.version++
+		l.version.Add(1)
 	}
 }
 
@@ -323,7 +321,7 @@ func (p *Permit) end() bool {
 				}
 			}
 		}
-		p.l.version++
+		p.l.version.Add(1)
 	}
 	return true
 }
@@ -344,28 +342,37 @@ const (
 	Withdraw                // give it back: what it passed has been closed since
 )
 
-// Start is the last question before p's call begins. at tells when to ask again, with Wait; zero: when Version changes.
-func (p *Permit) Start(now time.Time) (v Verdict, at time.Time) {
+// Start is the last question before p's call begins. With Wait, Due tells when to ask again.
+func (p *Permit) Start(now time.Time) Verdict {
 	if p == nil {
-		return Go, time.Time{}
+		return Go
 	}
 	l := p.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if p.overtaken() {
-		return Withdraw, time.Time{}
+		return Withdraw
 	}
 	if due := l.due(p.oa, now); due.IsZero() || due.After(now) {
-		return Wait, due
+		return Wait
 	}
 	if !p.oa.pace.take(now, &l.share) || !l.hostPace.take(now, &l.share) {
-		return Wait, l.due(p.oa, now) // the share shrank since
+		return Wait // the share shrank since
 	}
 	p.leave()
-	return Go, time.Time{}
+	return Go
 }
 
-// overtaken reports whether something on p's way was closed after it was taken. mu is held.
+// Overtaken reports whether something on p's way was closed after it was taken: its call is not to begin.
+func (p *Permit) Overtaken() bool {
+	if p == nil {
+		return false
+	}
+	p.l.mu.Lock()
+	defer p.l.mu.Unlock()
+	return p.overtaken()
+}
+
 func (p *Permit) overtaken() bool {
 	for _, g := range []*guard{&p.l.host, &p.oa.guard} {
 		if g.reason != 0 && g.probe != p {
@@ -381,6 +388,19 @@ func (p *Permit) overtaken() bool {
 	}
 	return false
 }
+
+// Due is when p's call may start, as far as its pace goes; zero: not as things are.
+func (p *Permit) Due(now time.Time) time.Time {
+	if p == nil {
+		return now
+	}
+	p.l.mu.Lock()
+	defer p.l.mu.Unlock()
+	return p.l.due(p.oa, now)
+}
+
+// OA is the Official Account of p's flow.
+func (p *Permit) OA() string { return p.flow.OA }
 
 // due is when the next call of o may start; zero: not as things are. mu is held.
 func (l *Limits) due(o *oa, now time.Time) time.Time {
@@ -412,33 +432,33 @@ func (p *Permit) Committed(now time.Time) {
 	l.lookahead = min(max(minLookahead, took, l.lookahead-l.lookahead/64), maxLookahead)
 }
 
-// Slots is how many calls may be under way at a time, over all OAs.
-func (l *Limits) Slots() int {
+// Slots is how many calls may be under way at a time, over all OAs. probing: only to see whether Zalo is well again.
+func (l *Limits) Slots() (n int, probing bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.host.reason != 0 {
-		return 1
+		return 1, true
 	}
-	return int(l.host.window)
+	return int(l.host.window), false
 }
 
-// Own says that this process now owns a partition. Its part of the pace follows after the wait.
-func (l *Limits) Own(p int32, now time.Time) {
-	if l == nil {
-		return
-	}
+// Own says that this process now owns partition p of so many. Its part of the pace follows after the wait.
+func (l *Limits) Own(p, of int32, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if p >= of {
+		return // not one over which the pace is shared
+	}
 	l.settle(now)
+	l.share.of = int(of)
 	l.share.own(p, now)
-	l.changed(now.Add(l.cfg.GainWait))
+	if l.paced() {
+		l.changed(now.Add(l.cfg.GainWait))
+	}
 }
 
 // Lose says that this process owns a partition no more. Its part of the pace goes at once.
 func (l *Limits) Lose(p int32, now time.Time) {
-	if l == nil {
-		return
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.settle(now)
@@ -555,7 +575,7 @@ func (l *Limits) Seed(f Flow, h Hold, now time.Time) {
 
 // changed says that flows may have opened or closed, and when they may again. mu is held.
 func (l *Limits) changed(when ...time.Time) {
-	l.version++
+	l.version.Add(1)
 	for _, at := range when {
 		if !at.IsZero() && (l.wake.IsZero() || at.Before(l.wake)) {
 			l.wake = at

@@ -1,0 +1,107 @@
+package sender
+
+import (
+	"slices"
+
+	"github.com/google/uuid"
+
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+)
+
+// A request supersedes older ones of the same OA, source and collapse_key in its partition that are not sent. One that
+// is under way, or of which nobody knows whether Zalo has it, is left alone; should it turn out unsent, it ends then.
+// Requests without a collapse_key cost nothing.
+
+// collapseBytes is about what one with a collapse_key costs beside its slot.
+const collapseBytes = 96
+
+// supersession is an older request that a newer one ends.
+type supersession struct{ older, newer uuid.UUID }
+
+// collapseOf names the collapse_key of a request; 0: it has none.
+func collapseOf(req *notificationv1.NotificationRequested) uint64 {
+	if req.GetCollapseKey() == "" {
+		return 0
+	}
+	return hashOf(req.GetOaId(), req.GetSource(), req.GetCollapseKey())
+}
+
+// joinCollapse remembers that r has a collapse_key.
+func (p *partition) joinCollapse(r ref, s *slot, hash uint64) {
+	if p.collapse == nil {
+		p.collapse, p.collapseOf = map[uint64][]ref{}, map[ref]uint64{}
+	}
+	s.set(flagCollapse, true)
+	p.collapse[hash] = append(p.collapse[hash], r)
+	p.collapseOf[r] = hash
+}
+
+func (p *partition) leaveCollapse(r ref) {
+	hash := p.collapseOf[r]
+	delete(p.collapseOf, r)
+	if rest := slices.DeleteFunc(p.collapse[hash], func(x ref) bool { return x == r }); len(rest) > 0 {
+		p.collapse[hash] = rest
+	} else {
+		delete(p.collapse, hash)
+	}
+}
+
+// supersede notes which older ones a new request ends.
+func (p *partition) supersede(e *entry) {
+	if e.collapse == 0 {
+		return
+	}
+	offset := e.offset
+	for _, r := range p.collapse[e.collapse] {
+		if s := p.at(r); s.offset.get() < offset {
+			p.superseded.pushBack(supersession{s.id, e.id})
+		}
+	}
+}
+
+// supersessions ends the older ones.
+func (h *handler) supersessions(tx tick) (again bool) {
+	for _, p := range h.openParts(tx) {
+		for n := p.superseded.len(); n > 0; n-- {
+			if tx.Full() {
+				return true
+			}
+			x, _ := p.superseded.popFront()
+			r := p.find(x.older)
+			if known, _, _ := p.known(x.newer); r == 0 || !known {
+				continue // ended by itself, or the newer one was not taken after all
+			}
+			e := p.entries[r]
+			if e == nil {
+				h.load(p, r, loadUrgent)
+				p.superseded.pushBack(x)
+				continue
+			}
+			u := tx.Unit(p.id, x.older.String())
+			if u == nil {
+				p.superseded.pushBack(x)
+				return true
+			}
+			u.OnAbort(func() { p.superseded.pushBack(x) })
+			switch unsent := len(e.open) == 0 && (e.state == stateAccepted || e.state == stateHeld); {
+			case unsent:
+				h.failSuperseded(u, e)
+			case !e.superseded && e.state != stateFailed:
+				h.update(u, e, func() { e.superseded = true })
+			}
+		}
+	}
+	return false
+}
+
+func (h *handler) failSuperseded(u unit, e *entry) {
+	h.fail(u, e, failure{
+		reason: znsv1.FailureReason_FAILURE_REASON_SUPERSEDED, code: e.code, class: h.classOf(e), advice: znsv1.Advice_ADVICE_UNSPECIFIED,
+	})
+}
+
+// obsolete reports whether e was superseded while it was under way, and is known to be unsent now.
+func (e *entry) obsolete() bool {
+	return e.superseded && len(e.open) == 0 && (e.state == stateAccepted || e.state == stateHeld)
+}

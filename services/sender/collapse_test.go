@@ -1,0 +1,115 @@
+package sender
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+)
+
+// collapsing is a request of a source with a collapse_key. Those with one ordering_key are of one partition.
+func collapsing(key string) func(*notificationv1.NotificationRequested) {
+	return func(r *notificationv1.NotificationRequested) {
+		r.Source, r.CollapseKey, r.OrderingKey = "login", key, "customer-7"
+	}
+}
+
+func TestCollapse(t *testing.T) {
+	for name, prepare := range map[string]func(*core) *core{
+		"in memory":   func(c *core) *core { return c },
+		"not in it":   stingy,
+		"other owner": func(c *core) *core { c.tick(true); return c.successor() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			superseded := func(id uuid.UUID) bool {
+				f := c.failed(id)
+				if len(f) > 0 && f[0].Reason != znsv1.FailureReason_FAILURE_REASON_SUPERSEDED {
+					t.Fatalf("zns.failed: %v", f[0])
+				}
+				return len(f) == 1
+			}
+			first, r := c.request(collapsing("otp"))
+			c.tick(true, r)
+			c.want(first, "SENDING(1)")
+			held, r := c.request(collapsing("otp"), notBefore(c.now.Add(time.Hour)))
+			c.tick(true, r)
+			other, r := c.request(collapsing("another"), notBefore(c.now.Add(time.Hour)))
+			c.tick(true, r)
+			source, r := c.request(collapsing("otp"), notBefore(c.now.Add(time.Hour)), func(r *notificationv1.NotificationRequested) { r.Source = "shop" })
+			c.tick(true, r)
+			if superseded(first) || superseded(held) {
+				t.Fatal("superseded by an older one or one of another key")
+			}
+			out, calls := c.out, c.calls
+			if c = prepare(c); name == "other owner" {
+				c.out = out
+			}
+			c.ticks(3)
+			newer, r := c.request(collapsing("otp"))
+			c.tick(false, r)
+			if superseded(held) {
+				t.Fatal("superseded by one that was not taken")
+			}
+			c.tick(true, r)
+			c.ticks(3)
+			if !superseded(held) {
+				t.Errorf("the older one waits still: %s", c.state(held))
+			}
+			if superseded(first) || superseded(other) || superseded(source) {
+				t.Error("superseded: one under way, or of another key or source")
+			}
+			if name == "other owner" {
+				c.want(first, "UNKNOWN") // its call may have reached Zalo
+				return
+			}
+			// The one under way turns out unsent: it is not tried again, also not by another owner.
+			c.calls = calls
+			c.answer(first, throttled)
+			c.ticks(3)
+			if !superseded(first) {
+				t.Errorf("the one that was turned away waits still: %s", c.state(first))
+			}
+			c.ticks(3)
+			c.want(newer, "SENDING(1)")
+			c.answer(newer, accepted("m"))
+			c.ticks(2)
+			c.want(newer, "done")
+			if p := c.h.parts[r.Partition]; len(p.collapse) != 2 || len(p.collapseOf) != 2 {
+				t.Errorf("%d keys of %d requests are remembered, want 2 of 2", len(p.collapse), len(p.collapseOf))
+			}
+		})
+	}
+}
+
+// One under way is superseded for good: its next owner does not try it again either.
+func TestCollapseSurvivesRestart(t *testing.T) {
+	c := newCore(t)
+	first, r := c.request(collapsing("otp"))
+	c.tick(true, r)
+	newer, r := c.request(collapsing("otp"))
+	c.tick(true, r)
+	if le := c.ledgerOf(first); !le.Superseded || le.State != stateSending {
+		t.Fatalf("ledger: %v", le)
+	}
+	p := c.h.parts[r.Partition]
+	e := p.entry(first)
+	c.h.update(&fakeUnit{c: c, p: p.id}, e, func() {}) // never committed
+	c.calls = nil
+	// As if its call had been given back and its owner had died before the next tick.
+	tx := &fakeTick{c: c}
+	u := tx.Unit(p.id, first.String()).(*fakeUnit)
+	c.h.withdrawn(u, e, ms(c.now))
+	c.ledger[p.id] = append(c.ledger[p.id], u.ledger...)
+	out := c.out
+	c = c.successor()
+	c.out = out
+	c.ticks(4)
+	if f := c.failed(first); len(f) != 1 || f[0].Reason != znsv1.FailureReason_FAILURE_REASON_SUPERSEDED {
+		t.Errorf("%s, zns.failed %v", c.state(first), f)
+	}
+	c.want(newer, "SENDING(1)")
+}
