@@ -15,7 +15,7 @@ import (
 type watchCmd struct {
 	For    string        `arg:"" optional:"" help:"Only this notification: its id or its natural key."`
 	Topic  string        `default:"${requested}" help:"Input topic."`
-	Kind   []string      `enum:"requested,sent,delivered,failed,unresolved,callback,dead-letter" help:"Only these kinds: requested, sent, delivered, failed, unresolved, callback, dead-letter."`
+	Kind   []string      `enum:"requested,sent,delivered,failed,unresolved,overdue,callback,dead-letter" help:"Only these kinds: requested, sent, delivered, failed, unresolved, overdue, callback, dead-letter."`
 	Source string        `help:"Only requests of this service."`
 	Since  time.Duration `help:"Begin that long ago instead of now."`
 	All    bool          `help:"Begin with the oldest record that Kafka still has."`
@@ -23,7 +23,7 @@ type watchCmd struct {
 
 // Help implements kong.HelpProvider.
 func (watchCmd) Help() string {
-	return `One line an event, as it is committed: requested, sent, delivered, failed, unresolved, callbacks and dead letters. Phone numbers are masked. Ends with Ctrl-C.
+	return `One line an event, as it is committed: requested, sent, delivered, failed, unresolved, overdue, callbacks and dead letters. Phone numbers are masked. Ends with Ctrl-C.
 
 Examples:
 

@@ -30,6 +30,8 @@ const (
 	Delivered  Kind = "delivered"
 	Failed     Kind = "failed"
 	Unresolved Kind = "unresolved"
+	Overdue    Kind = "overdue"
+	Snapshot   Kind = "snapshot"
 	Callback   Kind = "callback"
 	DeadLetter Kind = "dead letter"
 )
@@ -69,7 +71,7 @@ type result interface {
 // Topics are the topics that Decode knows, in the order of a notification's life. input is the sender's input topic.
 func Topics(input string) []string {
 	return []string{
-		input, topic.Sent, topic.Failed, topic.Unresolved, topic.Callback, topic.Delivered, topic.DLQOf(input),
+		input, topic.Sent, topic.Failed, topic.Unresolved, topic.Callback, topic.Delivered, topic.Overdue, topic.DLQOf(input),
 	}
 }
 
@@ -85,6 +87,10 @@ func Decode(r kafka.Record) Event {
 		e.result(Failed, &znsv1.Failed{})
 	case topic.Unresolved:
 		e.result(Unresolved, &znsv1.Unresolved{})
+	case topic.Overdue:
+		e.result(Overdue, &znsv1.Overdue{})
+	case topic.Status:
+		e.result(Snapshot, &znsv1.Status{})
 	case topic.Callback:
 		e.callback()
 	default:

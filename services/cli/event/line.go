@@ -37,7 +37,7 @@ func (e *Event) paint(style render.Style) func(string) string {
 		return style.Good
 	case Failed, DeadLetter:
 		return style.Bad
-	case Unresolved:
+	case Unresolved, Overdue:
 		return style.Warn
 	default:
 		return style.Dim
@@ -87,6 +87,8 @@ func (e *Event) Text() string {
 		return join("on the phone", after(m.GetRequestedTime(), m.GetEventTime(), "the request"), billable(m))
 	case *znsv1.Failed:
 		return FailedText(m)
+	case *znsv1.Overdue:
+		return join("no receipt in time", after(m.GetRequestedTime(), m.GetEventTime(), "the request"))
 	case *znsv1.Unresolved:
 		return join("nobody knows whether Zalo took it: "+enum(m.GetCause(), "UNKNOWN_CAUSE_"),
 			"policy "+enum(m.GetPolicy(), "UNKNOWN_POLICY_"), until(m.GetDecideBy()))

@@ -20,7 +20,9 @@ import (
 	"github.com/znshub/znshub/pkg/trackingid"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	"github.com/znshub/znshub/proto/topic"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/cli/event"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 // Log reads topics. It is what Search needs of Kafka.
@@ -133,9 +135,10 @@ func (s *search) collect(ctx context.Context) error {
 		start = kafka.FromTime(time.UnixMilli(entry.GetRequestedMs()).Add(-time.Minute))
 	}
 	reads := []func(context.Context) error{func(ctx context.Context) error { return s.requests(ctx) }}
-	for _, name := range []string{topic.Sent, topic.Failed, topic.Unresolved, topic.Delivered} {
+	for _, name := range []string{topic.Sent, topic.Failed, topic.Unresolved, topic.Delivered, topic.Overdue} {
 		reads = append(reads, func(ctx context.Context) error { return s.events(ctx, name, start) })
 	}
+	reads = append(reads, func(ctx context.Context) error { return s.snapshot(ctx, start) }, s.rules)
 	reads = append(reads, func(ctx context.Context) error { return s.callbacks(ctx, start) })
 	reads = append(reads, func(ctx context.Context) error { return s.deadLetters(ctx, start) })
 	errs := make([]error, len(reads))
@@ -248,6 +251,32 @@ func (s *search) events(ctx context.Context, name string, start kafka.Start) err
 	})
 }
 
+// snapshot finds the latest snapshot in zns.status.
+func (s *search) snapshot(ctx context.Context, start kafka.Start) error {
+	id := []byte(s.facts.ID)
+	return s.read(ctx, topic.Status, partitionKey{s.facts.ID}, start, func(r kafka.Record) {
+		if !bytes.Equal(r.Key, id) {
+			return
+		}
+		m := &znsv1.Status{}
+		if r.Value == nil || kafka.Decode(r, m) != nil {
+			s.facts.Status = nil
+			return
+		}
+		s.facts.Status = &Snapshot{Partition: r.Partition, Offset: r.Offset, Time: r.Time, Status: m}
+	})
+}
+
+// rules finds the standing holds of operators, all of them: there are few.
+func (s *search) rules(ctx context.Context) error {
+	var records []kafka.Record
+	err := s.readPartitions(ctx, topic.Control, nil, kafka.FromStart(), func(r kafka.Record) { records = append(records, r) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.facts.Rules = control.ViewOf(control.Position{}, records...).Rules()
+	return err
+}
+
 func (s *search) callbacks(ctx context.Context, start kafka.Start) error {
 	id := []byte(s.facts.ID)
 	return s.read(ctx, topic.Callback, partitionKey{s.facts.ID}, start, func(r kafka.Record) {
@@ -288,7 +317,7 @@ func (s *search) scan(ctx context.Context, guesses, texts []string) (id string, 
 			newest, id = r.Time, e.ID
 		}
 	}
-	for _, name := range []string{topic.Sent, topic.Failed, s.query.Input} {
+	for _, name := range []string{topic.Sent, topic.Failed, topic.Status, s.query.Input} {
 		ranges, err := s.log.Read(ctx, name, nil, kafka.FromStart(), match)
 		s.scanned = append(s.scanned, ranges...)
 		if err != nil || id != "" {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/cli/event"
@@ -18,7 +19,8 @@ import (
 func (s *Story) ledger(f Facts, now time.Time) {
 	entry := f.newest()
 	if entry != nil {
-		s.State = state(entry, now)
+		s.State = state(f, entry, now)
+		s.waits(f, entry, now)
 	}
 	if n := len(f.Ledger); n > 0 && f.Ledger[n-1].Entry == nil {
 		last := f.Ledger[n-1]
@@ -60,9 +62,9 @@ func stepLine(f Facts, entry *ledgerv1.Entry, step *ledgerv1.Step, next, now tim
 		l.Label, l.Text, l.Tone = attempt, took+" · not sent: no byte of the request left", Waiting
 	case ledgerv1.StepKind_STEP_KIND_UNKNOWN:
 		l.Label, l.Tone = attempt, Waiting
-		l.Text = took + " · UNKNOWN: " + cause(step.GetCause()) + decide(step.GetUntilMs())
+		l.Text = took + " · UNKNOWN: " + cause(step.GetCause()) + decide(step.GetUntilMs(), "")
 		if step.GetCause() == int32(znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED) {
-			l.Text = "UNKNOWN: " + cause(step.GetCause()) + by(step) + decide(step.GetUntilMs())
+			l.Text = "UNKNOWN: " + cause(step.GetCause()) + by(step) + decide(step.GetUntilMs(), "")
 		}
 	case ledgerv1.StepKind_STEP_KIND_UNRESOLVED_PUBLISHED:
 		l.Label, l.Text, l.Tone = "told", "zns.unresolved was published", Waiting
@@ -72,6 +74,10 @@ func stepLine(f Facts, entry *ledgerv1.Entry, step *ledgerv1.Step, next, now tim
 		l.Label, l.Text, l.Tone = "failed", failure(entry), Bad
 	case ledgerv1.StepKind_STEP_KIND_DUPLICATE:
 		l.Label, l.Text = "repeated", "the same request came again and was ignored"
+	case ledgerv1.StepKind_STEP_KIND_OPERATOR:
+		l.Label, l.Text = "operator", name(controlv1.Action(step.GetCode()), "ACTION_")+prefixed(" · command ", render.OneLine(step.GetOwner(), 60))
+	case ledgerv1.StepKind_STEP_KIND_REDRIVEN:
+		l.Label, l.Text = "redriven", "an operator let it be sent again"
 	case ledgerv1.StepKind_STEP_KIND_TRUNCATED:
 		l.Label, l.Text = "…", "steps that no longer fit stood here"
 	default:
@@ -143,11 +149,21 @@ func waited(step *ledgerv1.Step, next, now time.Time) string {
 	return text
 }
 
-func decide(ms int64) string {
+func decide(ms int64, policy string) string {
 	if ms == 0 {
 		return ""
 	}
-	return " · the policy may act from " + stamp(time.UnixMilli(ms))
+	return " · the policy " + spaced(policy) + "may act from " + stamp(time.UnixMilli(ms))
+}
+
+// policy is what will be done about an unresolved notification, as its latest zns.unresolved tells.
+func (f *Facts) policy() string {
+	for i := range slices.Backward(f.Events) {
+		if m, ok := f.Events[i].Message.(*znsv1.Unresolved); ok {
+			return name(m.GetPolicy(), "UNKNOWN_POLICY_")
+		}
+	}
+	return ""
 }
 
 func by(step *ledgerv1.Step) string { return prefixed(" · by ", render.OneLine(step.GetOwner(), 60)) }
@@ -165,7 +181,7 @@ func failure(entry *ledgerv1.Entry) string {
 }
 
 // state says where the entry stands and, when it waits, for what.
-func state(entry *ledgerv1.Entry, now time.Time) string {
+func state(f Facts, entry *ledgerv1.Entry, now time.Time) string {
 	text := name(entry.GetState(), "STATE_")
 	switch entry.GetState() {
 	case ledgerv1.State_STATE_HELD:
@@ -175,14 +191,14 @@ func state(entry *ledgerv1.Entry, now time.Time) string {
 			text += fmt.Sprintf(", until %s, in %s", stamp(at), render.Duration(at.Sub(now)))
 		}
 	case ledgerv1.State_STATE_UNKNOWN:
-		text += ": " + cause(entry.GetUnknownCause()) + decide(entry.GetDecideByMs())
+		text += ": " + cause(entry.GetUnknownCause()) + decide(entry.GetDecideByMs(), f.policy())
 	case ledgerv1.State_STATE_FAILED:
 		text += ": " + failure(entry)
 	}
 	return text
 }
 
-func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+func stamp(t time.Time) string { return Vietnam(t) + " VN" }
 
 func name(v fmt.Stringer, prefix string) string {
 	text := strings.TrimPrefix(v.String(), prefix)
@@ -190,6 +206,13 @@ func name(v fmt.Stringer, prefix string) string {
 		return ""
 	}
 	return text
+}
+
+func spaced(text string) string {
+	if text == "" {
+		return ""
+	}
+	return text + " "
 }
 
 func prefixed(prefix, text string) string {

@@ -13,18 +13,22 @@ import (
 	"time"
 
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/cli/event"
 	"github.com/znshub/znshub/services/cli/render"
 	"github.com/znshub/znshub/services/ingest/raw"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 // Facts is what the topics hold about one notification.
 type Facts struct {
-	ID        string        // notification_id
-	Requests  []event.Event // from the input topic: repeated requests and moved copies too
-	Ledger    []Version     // versions of the ledger entry, oldest first; compaction removes older ones
-	Callbacks []event.Event // raw callbacks that belong to it
-	Events    []event.Event // sent, failed, unresolved, delivered, dead letters
+	ID        string             // notification_id
+	Requests  []event.Event      // from the input topic: repeated requests and moved copies too
+	Ledger    []Version          // versions of the ledger entry, oldest first; compaction removes older ones
+	Callbacks []event.Event      // raw callbacks that belong to it
+	Events    []event.Event      // sent, failed, unresolved, delivered, overdue, dead letters
+	Status    *Snapshot          // the latest snapshot in zns.status; nil: there is none
+	Rules     []*control.Command // operators' standing holds, of anything
 	Searched  []Range
 }
 
@@ -35,6 +39,14 @@ type Version struct {
 	Offset    int64
 	Time      time.Time
 	Entry     *ledgerv1.Entry // nil: a tombstone, the dedupe window has passed
+}
+
+// Snapshot is a record of zns.status.
+type Snapshot struct {
+	Partition int32
+	Offset    int64
+	Time      time.Time
+	Status    *znsv1.Status
 }
 
 // Range is what was read of one topic to find the facts.
@@ -77,6 +89,8 @@ type Story struct {
 	MsgID          string   `json:"msg_id,omitempty"`
 	TrackingIDs    []string `json:"tracking_ids,omitempty"` // one an attempt, oldest first
 	State          string   `json:"state"`
+	Because        string   `json:"because,omitempty"` // why it waits, in words
+	HeldBy         []string `json:"held_by,omitempty"` // operators' standing holds that it waits for
 	Lines          []Line   `json:"story"`
 	TraceID        string   `json:"trace_id,omitempty"`
 	Searched       []Range  `json:"searched"`
@@ -84,7 +98,7 @@ type Story struct {
 
 // Found reports whether anything at all was found.
 func (f *Facts) Found() bool {
-	return len(f.Requests)+len(f.Ledger)+len(f.Callbacks)+len(f.Events) > 0
+	return len(f.Requests)+len(f.Ledger)+len(f.Callbacks)+len(f.Events) > 0 || f.Status != nil
 }
 
 // Tell tells the story as it stands at now.
@@ -93,19 +107,60 @@ func Tell(f Facts, now time.Time) Story {
 	s.head(f)
 	s.requests(f)
 	s.ledger(f, now)
+	s.status(f)
 	for i := range f.Callbacks {
 		s.Lines = append(s.Lines, callbackLine(&f.Callbacks[i]))
 	}
 	for i := range f.Events {
 		s.Lines = append(s.Lines, eventLine(&f.Events[i]))
 	}
-	if slices.ContainsFunc(f.Events, func(e event.Event) bool { return e.Kind == event.Delivered }) {
+	switch {
+	case f.Status != nil && f.newest() == nil:
+	case f.has(event.Delivered) || f.Status.state() == znsv1.NotificationState_NOTIFICATION_STATE_DELIVERED:
 		s.State += ", and on the phone"
+	case f.has(event.Overdue):
+		s.State += ", and no receipt in time"
 	}
 	slices.SortStableFunc(s.Lines, func(a, b Line) int {
 		return cmp.Compare(a.Time.UnixMilli(), b.Time.UnixMilli())
 	})
 	return s
+}
+
+// has reports whether there is an event of this kind.
+func (f *Facts) has(kind event.Kind) bool {
+	return slices.ContainsFunc(f.Events, func(e event.Event) bool { return e.Kind == kind })
+}
+
+func (s *Snapshot) state() znsv1.NotificationState {
+	if s == nil {
+		return 0
+	}
+	return s.Status.GetState()
+}
+
+// status tells the latest snapshot; it stands for what the other topics have forgotten.
+func (s *Story) status(f Facts) {
+	if f.Status == nil {
+		return
+	}
+	m := f.Status.Status
+	s.IdempotencyKey = cmp.Or(s.IdempotencyKey, m.GetIdempotencyKey())
+	s.Source = cmp.Or(s.Source, m.GetSource())
+	s.TemplateID = cmp.Or(s.TemplateID, m.GetTemplateId())
+	s.MsgID = cmp.Or(s.MsgID, m.GetMsgId())
+	s.TraceID = cmp.Or(s.TraceID, m.GetTraceId())
+	text := name(m.GetState(), "NOTIFICATION_STATE_")
+	if m.GetState() == znsv1.NotificationState_NOTIFICATION_STATE_FAILED {
+		text += ": " + name(m.GetReason(), "FAILURE_REASON_")
+	}
+	if f.newest() == nil {
+		s.State = text + ", as zns.status says; the ledger has forgotten it"
+	}
+	s.Lines = append(s.Lines, Line{
+		Time: f.Status.Time, Label: "snapshot",
+		Text: fmt.Sprintf("zns.status[%d]@%d · %s · revision %d", f.Status.Partition, f.Status.Offset, text, m.GetRevision()),
+	})
 }
 
 // head fills what is said once, from whatever was found.
@@ -197,7 +252,7 @@ func eventLine(e *event.Event) Line {
 		l.Tone = Good
 	case event.Failed, event.DeadLetter:
 		l.Tone = Bad
-	case event.Unresolved:
+	case event.Unresolved, event.Overdue:
 		l.Tone = Waiting
 	}
 	if text := e.Text(); text != "" {

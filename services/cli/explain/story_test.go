@@ -15,12 +15,14 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/cli/event"
 	"github.com/znshub/znshub/services/cli/render"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -136,11 +138,32 @@ func TestStory(t *testing.T) {
 			step(90, ledgerv1.StepKind_STEP_KIND_FAILED),
 		},
 	}}}}
+	unknown := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 9, at(1600), &ledgerv1.Entry{
+		State: ledgerv1.State_STATE_UNKNOWN, Attempt: 1, UnknownCause: 1, DecideByMs: at(15_000).UnixMilli(),
+		Request: &notificationv1.NotificationRequested{CampaignId: "tet", TemplateId: "643118"},
+		History: []*ledgerv1.Step{
+			step(1, ledgerv1.StepKind_STEP_KIND_ACCEPTED),
+			step(1, ledgerv1.StepKind_STEP_KIND_OPERATOR, func(s *ledgerv1.Step) { s.Code, s.Owner = 4, "018f3c5e-7b1a-7c3e-9c39-5c1f1b9f2a10" }),
+			step(1, ledgerv1.StepKind_STEP_KIND_INTENT, func(s *ledgerv1.Step) { s.Attempt = 1 }),
+			step(1501, ledgerv1.StepKind_STEP_KIND_UNKNOWN, func(s *ledgerv1.Step) { s.Attempt, s.DurationMs, s.Cause = 1, 1500, 1 }),
+		},
+	}}}, Events: []event.Event{record(t, topic.Unresolved, 3, 1, 1600, &znsv1.Unresolved{
+		NotificationId: id, Cause: znsv1.UnknownCause_UNKNOWN_CAUSE_TIMEOUT, Policy: znsv1.UnknownPolicy_UNKNOWN_POLICY_FAIL, EventTime: timestamppb.New(at(1600)),
+	})}, Rules: []*control.Command{
+		{Action: controlv1.Action_ACTION_HOLD, Scope: control.Campaign("tet"), At: at(500), Actor: "lan", Reason: "wrong price"},
+		{Action: controlv1.Action_ACTION_HOLD, Scope: control.Template("another"), At: at(500)},
+		{Action: controlv1.Action_ACTION_HOLD, Scope: control.All(), At: at(500), Expires: at(2900)},
+	}}
+	// What the other topics have forgotten after their retention.
+	old := Facts{ID: id, Status: &Snapshot{3, 77, at(2000), &znsv1.Status{
+		NotificationId: id, IdempotencyKey: "order-1043/shipped", Source: "order-service", TemplateId: "643118", MsgId: "a4d0243feee163bd3af2", Revision: 1795338002000,
+		State: znsv1.NotificationState_NOTIFICATION_STATE_DELIVERED,
+	}}}
 	// Compaction may remove what stood before the tombstone, or not yet.
 	forgotten := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 9, at(90), nil}}}
 	notYetGone := Facts{ID: id, Ledger: append(slices.Clone(rejected.Ledger), Version{topic.RequestedLedger, 1, 12, at(2000), nil})}
 
-	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "rejected": rejected, "forgotten": forgotten, "not_yet_gone": notYetGone} {
+	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "rejected": rejected, "forgotten": forgotten, "not_yet_gone": notYetGone, "unknown": unknown, "old": old} {
 		t.Run(name, func(t *testing.T) {
 			story := Tell(facts, at(3000))
 			got := story.Text(render.Style{}, at(3000), "http://jaeger:16686/trace/{trace_id}")

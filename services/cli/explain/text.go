@@ -35,6 +35,12 @@ func (s *Story) Text(style render.Style, now time.Time, traceURL string) string 
 		head.Row("tracking_id", id+fmt.Sprintf(" (attempt %d)", i+1))
 	}
 	head.Cells(render.Cell{Text: "state"}, render.Cell{Text: s.State, Paint: style.Bold})
+	if s.Because != "" {
+		head.Row("because", s.Because)
+	}
+	for _, h := range s.HeldBy {
+		head.Cells(render.Cell{Text: "held by"}, render.Cell{Text: h, Paint: style.Warn})
+	}
 	b.WriteString(head.String())
 	b.WriteByte('\n')
 

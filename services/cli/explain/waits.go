@@ -3,7 +3,12 @@ package explain
 import (
 	"time"
 
+	"github.com/google/uuid"
+
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	"github.com/znshub/znshub/services/cli/render"
+	"github.com/znshub/znshub/services/sender/control"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
 // vietnam has had one time zone without daylight saving since 1975; a fixed zone needs no zone files.
@@ -11,6 +16,42 @@ var vietnam = time.FixedZone("Asia/Ho_Chi_Minh", 7*60*60)
 
 // Vietnam writes a time as clocks in Vietnam show it: quotas, hours and customers go by it.
 func Vietnam(t time.Time) string { return t.In(vietnam).Format("2006-01-02 15:04:05") }
+
+// waits says why an entry waits, and which operators' holds it waits for.
+func (s *Story) waits(f Facts, entry *ledgerv1.Entry, now time.Time) {
+	switch entry.GetState() {
+	case ledgerv1.State_STATE_SENT, ledgerv1.State_STATE_FAILED, ledgerv1.State_STATE_SENDING:
+		return
+	case ledgerv1.State_STATE_HELD:
+		s.Because = because(entry.GetHoldReason())
+	}
+	id, err := uuid.Parse(f.ID)
+	if err != nil {
+		return
+	}
+	req := entry.GetRequest()
+	flow := limit.Flow{OA: req.GetOaId(), Template: req.GetTemplateId(), Campaign: req.GetCampaignId(), Category: entry.GetCategory()}
+	for _, c := range f.Rules {
+		if c.Scope.Matches(id, flow) && (c.Expires.IsZero() || now.Before(c.Expires)) {
+			s.HeldBy = append(s.HeldBy, HoldText(c))
+		}
+	}
+}
+
+// HoldText says what a standing rule holds, since when, until when, by whom and why.
+func HoldText(c *control.Command) string {
+	text := c.Scope.String() + " since " + stamp(c.At)
+	if !c.Expires.IsZero() {
+		text += ", until " + stamp(c.Expires)
+	}
+	if c.Actor != "" {
+		text += ", by " + render.OneLine(c.Actor, 60)
+	}
+	if c.Reason != "" {
+		text += ": " + render.OneLine(c.Reason, 100)
+	}
+	return text
+}
 
 // because says why a notification that is held waits, and what ends that.
 func because(reason ledgerv1.HoldReason) string {

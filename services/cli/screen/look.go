@@ -21,7 +21,6 @@ import (
 	oav1 "github.com/znshub/znshub/proto/oa/v1"
 	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/cli/explain"
-	"github.com/znshub/znshub/services/cli/render"
 	"github.com/znshub/znshub/services/sender/control"
 )
 
@@ -225,24 +224,9 @@ func (cfg *Config) holds(ctx context.Context) ([]string, error) {
 	}
 	holds := []string{}
 	for _, c := range view.Rules() {
-		holds = append(holds, HoldText(c))
+		holds = append(holds, explain.HoldText(c))
 	}
 	return holds, nil
-}
-
-// HoldText says what a standing rule holds, since when, until when, by whom and why.
-func HoldText(c *control.Command) string {
-	text := c.Scope.String() + " since " + vietnam(c.At)
-	if !c.Expires.IsZero() {
-		text += ", until " + vietnam(c.Expires)
-	}
-	if c.Actor != "" {
-		text += ", by " + render.OneLine(c.Actor, 60)
-	}
-	if c.Reason != "" {
-		text += ": " + render.OneLine(c.Reason, 100)
-	}
-	return text
 }
 
 // ingest reads the metrics of one webhook-ingest.
