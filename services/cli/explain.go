@@ -39,7 +39,7 @@ func (c *explainCmd) Run(ctx context.Context, a *App) error {
 		return err
 	}
 	defer cl.Close()
-	if err := cl.require(ctx, append(event.Topics(c.Topic), topic.LedgerOf(c.Topic))...); err != nil {
+	if err := cl.require(ctx, append(event.Topics(c.Topic), topic.LedgerOf(c.Topic), topic.Status, topic.Control)...); err != nil {
 		return err
 	}
 	searchCtx, cancel := context.WithTimeout(ctx, c.Timeout)
