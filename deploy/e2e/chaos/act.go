@@ -95,6 +95,10 @@ func (s *Stage) act(ctx context.Context, e Event) (note string, err error) {
 		return s.fillDisk(ctx, e)
 	case Misanswer, Miscallback:
 		return s.fault(ctx, e)
+	case Held:
+		return s.hold(ctx, e)
+	case Cancelled:
+		return s.cancel(ctx, e)
 	}
 	return "", fmt.Errorf("unknown kind %q", e.Kind)
 }

@@ -63,6 +63,11 @@ func Run(ctx context.Context, cfg Config) (*Verdict, error) {
 	}()
 	s.report(over, begin, cfg.Length, traffic, say)
 	<-performed
+	for i := range 4 { // a hold that could not be ended in time
+		if err := s.release(ctx, fmt.Sprintf("campaign-%d", i)); err != nil {
+			s.note("%v", err)
+		}
+	}
 	if err := s.Heal(ctx); err != nil {
 		return nil, err
 	}

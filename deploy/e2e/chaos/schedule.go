@@ -31,6 +31,8 @@ const (
 	Miscallback Kind = "callbacks go astray"
 	CutWebhook  Kind = "network to the webhook"
 	ZaloPause   Kind = "Zalo stopped"
+	Held        Kind = "campaign held"
+	Cancelled   Kind = "campaign cancelled"
 )
 
 // Event is one thing that goes wrong.
@@ -43,6 +45,8 @@ type Event struct {
 	Skew    time.Duration
 	Step    string // "step#n"
 	Fault   zalosim.Fault
+
+	Campaign string
 }
 
 func (e Event) String() string {
@@ -52,6 +56,8 @@ func (e Event) String() string {
 		what += " " + e.Step
 	case CutBroker, CutZalo, CutWebhook:
 		what += " " + e.Weather.String()
+	case Held, Cancelled:
+		what += " " + e.Campaign
 	case ClockSet:
 		what += fmt.Sprintf(" %+d s", int(e.Skew.Seconds()))
 	case Misanswer, Miscallback:
@@ -141,7 +147,7 @@ var shares = []struct {
 	weight int
 }{
 	{Killed, 12}, {Crashed, 16}, {Terminated, 8}, {Paused, 9}, {CutBroker, 10}, {CutZalo, 6}, {ClockSet, 5},
-	{BrokerKill, 3}, {BrokerPause, 2}, {DiskFull, 1}, {Misanswer, 14}, {Miscallback, 8}, {CutWebhook, 3}, {ZaloPause, 2},
+	{BrokerKill, 3}, {BrokerPause, 2}, {DiskFull, 1}, {Misanswer, 14}, {Miscallback, 8}, {CutWebhook, 3}, {ZaloPause, 2}, {Held, 5}, {Cancelled, 2},
 }
 
 // gap is the usual time from one event to the next.
@@ -208,6 +214,8 @@ func (e *Event) detail(r *rand.Rand) {
 	case Crashed:
 		all := Steps()
 		e.Who, e.Step = sender, fmt.Sprintf("%s#%d", all[r.IntN(len(all))], 1+r.IntN(6))
+	case Held, Cancelled:
+		e.Campaign = campaign(r)
 	case BrokerKill, BrokerPause, DiskFull:
 		e.For = min(e.For, 13*time.Second)
 	case Misanswer:
@@ -230,6 +238,8 @@ func (e Event) Target() string {
 		return "callbacks"
 	case ZaloPause:
 		return "zalo"
+	case Held, Cancelled:
+		return e.Campaign
 	case CutBroker, CutZalo:
 		return e.Who + " network"
 	}

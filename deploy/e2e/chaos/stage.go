@@ -21,7 +21,7 @@ const Program = "hooked-sender"
 
 // Build compiles what a Stage runs into dir.
 func Build(ctx context.Context, dir string) error {
-	if err := harness.Build(ctx, dir, harness.Ingest, harness.ZaloSim); err != nil {
+	if err := harness.Build(ctx, dir, harness.Ingest, harness.ZaloSim, harness.ZNS); err != nil {
 		return err
 	}
 	return harness.BuildWithClock(ctx, dir, "./deploy/e2e/"+Program)
@@ -52,11 +52,13 @@ type Stage struct {
 	toZalo  map[string]*harness.Proxy
 	webhook *harness.Proxy
 	dir     string
+	bin     string
 
-	mu    sync.Mutex // guards what follows
-	turns map[string]*sync.Mutex
-	done  []Happened
-	wrong []string // what went wrong by itself
+	mu     sync.Mutex // guards what follows
+	turns  map[string]*sync.Mutex
+	done   []Happened
+	orders []*order
+	wrong  []string // what went wrong by itself
 }
 
 // Happened is an event with the times at which it really was.
@@ -71,7 +73,7 @@ func Open(ctx context.Context, bin, dir string, senders int) (s *Stage, err erro
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	s = &Stage{dir: dir, toKafka: map[string]*harness.Proxy{}, toZalo: map[string]*harness.Proxy{}, turns: map[string]*sync.Mutex{}}
+	s = &Stage{dir: dir, bin: bin, toKafka: map[string]*harness.Proxy{}, toZalo: map[string]*harness.Proxy{}, turns: map[string]*sync.Mutex{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))

@@ -14,7 +14,7 @@ import (
 var equations = []string{
 	harness.RuleKnown, harness.RuleOnce, harness.RuleResend, harness.RuleSum, harness.RuleOneSent, harness.RuleSentReached, harness.RuleAcceptedIs,
 	harness.RuleOneFailed, harness.RuleFailedTrue, harness.RuleOneEnd, harness.RuleEventIDs, harness.RuleExplained, RuleCause, harness.RuleOrder,
-	RuleLedger, RuleStuck, RuleExpired, RuleLetters, RuleInvalid, harness.RuleDelivOnce, RuleReceipts, RuleAlone,
+	RuleLedger, RuleStuck, RuleExpired, RuleLetters, RuleInvalid, harness.RuleDelivOnce, RuleReceipts, RuleStatus, RuleHeld, RuleCancelled, RuleAlone,
 }
 
 // Err is nil when every equation holds.

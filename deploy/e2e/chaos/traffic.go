@@ -35,6 +35,8 @@ type Wish struct {
 	harness.Request
 	Message *notificationv1.NotificationRequested
 	Bad     bool // no good request: it must end as FAILED INVALID
+	// Published is when the broker confirmed the first copy.
+	Published time.Time
 }
 
 // Traffic publishes. The same seed makes the same requests.
@@ -90,6 +92,9 @@ func (t *Traffic) Publish(ctx context.Context, brokers []string) error {
 				return
 			}
 			t.written++
+			if rec.wish != nil && rec.wish.Published.IsZero() {
+				rec.wish.Published = time.Now()
+			}
 			if rec.bad != "" {
 				t.letters[fmt.Sprintf("%d@%d", r.Partition, r.Offset)] = rec.bad
 			}
@@ -190,7 +195,7 @@ func (t *Traffic) message(r *rand.Rand, i int, id string, now time.Time) *notifi
 		m.Category, m.TemplateId = notificationv1.Category_CATEGORY_CUSTOMER_CARE, templateCare
 	default:
 		m.Category, m.TemplateId = notificationv1.Category_CATEGORY_PROMOTION, templatePromotion
-		m.CampaignId = fmt.Sprintf("campaign-%d", r.IntN(4))
+		m.CampaignId = campaign(r)
 	}
 	if m.OrderingKey != "" {
 		return m // what follows would give the order exceptions
@@ -213,6 +218,9 @@ func (t *Traffic) message(r *rand.Rand, i int, id string, now time.Time) *notifi
 	}
 	return m
 }
+
+// campaign is one of those that promotions belong to.
+func campaign(r *rand.Rand) string { return fmt.Sprintf("campaign-%d", r.IntN(4)) }
 
 // bad is a record that is no good request. One with an id must also end as FAILED.
 func (t *Traffic) bad(r *rand.Rand, i int, id string, now time.Time) []record {

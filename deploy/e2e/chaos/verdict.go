@@ -9,11 +9,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/znshub/znshub/deploy/e2e/harness"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/ingest/status"
 )
 
 // Rules that a run adds to those of package harness.
@@ -25,6 +28,7 @@ const (
 	RuleInvalid  = "bad requests with an id end as FAILED INVALID, good ones never"
 	RuleExpired  = "nothing expires early, nothing is called late"
 	RuleReceipts = "a callback that was answered 200 is delivered once"
+	RuleStatus   = "zns.status is what a fold of all events says"
 	RuleAlone    = "nothing ended, failed or told a secret by itself"
 )
 
@@ -46,6 +50,7 @@ type scene struct {
 	calls    map[string][]harness.Call
 	events   map[string]map[string][]harness.Event // topic, id
 	happened []Happened
+	orders   []*order
 	healed   time.Time
 	now      time.Time
 	broken   map[string]*harness.Violation
@@ -81,6 +86,9 @@ func (s *Stage) Judge(ctx context.Context, t *Traffic, healed time.Time) (*Verdi
 		wishes: t.wishes, ledger: ledger, calls: map[string][]harness.Call{}, events: map[string]map[string][]harness.Event{},
 		happened: s.Happened(), healed: healed, now: time.Now(), broken: map[string]*harness.Violation{},
 	}
+	s.mu.Lock()
+	sc.orders = slices.Clone(s.orders)
+	s.mu.Unlock()
 	for _, c := range calls {
 		sc.calls[c.ID] = append(sc.calls[c.ID], c)
 	}
@@ -111,6 +119,7 @@ func (s *Stage) Judge(ctx context.Context, t *Traffic, healed time.Time) (*Verdi
 		sc.checkLedger(id, w)
 		sc.checkExpiry(id, w)
 		sc.checkReceipts(id)
+		sc.checkOrders(id, w)
 		if e := ledger[id]; e != nil {
 			v.States[describe(e)]++
 			v.Unknowns += sc.checkCauses(id, e)
@@ -118,6 +127,9 @@ func (s *Stage) Judge(ctx context.Context, t *Traffic, healed time.Time) (*Verdi
 		if n := len(sc.calls[id]); n > 1 && w.Resend {
 			v.Resent += n - 1
 		}
+	}
+	if err := s.checkStatus(ctx, sc); err != nil {
+		return nil, err
 	}
 	v.Letters = sc.checkLetters(t.letters, s.Results)
 	s.checkAlone(sc)
@@ -290,6 +302,21 @@ func (s *scene) checkReceipts(id string) {
 			s.break_(RuleReceipts, id, "%d callbacks taken, %d zns.delivered", c.CallbacksOK, told)
 		}
 	}
+}
+
+// checkStatus folds all events again and compares.
+func (s *Stage) checkStatus(ctx context.Context, sc *scene) error {
+	_, err := status.Verify(ctx, status.VerifyConfig{
+		Client: []kgo.Opt{kgo.SeedBrokers(s.Brokers...)}, Wait: time.Second,
+		Topics: status.Topics{
+			Unresolved: topic.Unresolved, Failed: topic.Failed, Sent: topic.Sent, Delivered: topic.Delivered, Overdue: topic.Overdue, Status: topic.Status,
+		},
+		Found: func(d status.Difference) error {
+			sc.break_(RuleStatus, d.NotificationID, "%s: %s, want %s", d.What, d.State, d.Want)
+			return nil
+		},
+	})
+	return err
 }
 
 // checkLetters returns how many dead letters there are.

@@ -14,6 +14,7 @@ const (
 	Sender  = "sender"
 	Ingest  = "webhook-ingest"
 	ZaloSim = "zalo-sim"
+	ZNS     = "zns"
 )
 
 // Build compiles the programs of ./services/cmd into dir, which is created. Without names it builds all of them. Flags
