@@ -182,7 +182,11 @@ func (x *examination) members(ctx context.Context, group, input, program, withou
 		if g.Next {
 			protocol = "protocol of KIP-848"
 		}
-		return []Finding{good(fmt.Sprintf("%s: %d members share %d partitions, %s, lag %d", group, len(g.Members), x.found[input].Partitions, protocol, lag))}
+		who := fmt.Sprintf("%d members share", len(g.Members))
+		if len(g.Members) == 1 {
+			who = "1 member has"
+		}
+		return []Finding{good(fmt.Sprintf("%s: %s %d partitions, %s, lag %d", group, who, x.found[input].Partitions, protocol, lag))}
 	}
 	return findings
 }
