@@ -56,6 +56,7 @@ type grammar struct {
 	Cancel  cancelCmd  `cmd:"" help:"End what was not sent yet."`
 	Retry   retryCmd   `cmd:"" help:"Try now what waits for a later time."`
 	Unknown unknownCmd `cmd:"" help:"Decide about what was perhaps sent."`
+	Redrive redriveCmd `cmd:"" help:"Publish dead letters, or failed notifications, again."`
 	Topics  topicsCmd  `cmd:"" help:"Create and check the hub's topics."`
 	Doctor  doctorCmd  `cmd:"" help:"Examine brokers, topics, groups, clocks, traffic, settings and the OA's token; tell what mends them."`
 	Config  configCmd  `cmd:"" help:"Check and show the settings of all programs."`

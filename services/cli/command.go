@@ -135,11 +135,15 @@ type operator struct {
 }
 
 func (a *App) operator(ctx context.Context, input string) (*operator, error) {
+	return a.operatorWith(ctx, input, topic.Control, input, topic.LedgerOf(input))
+}
+
+func (a *App) operatorWith(ctx context.Context, input string, needs ...string) (*operator, error) {
 	cl, err := a.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := cl.require(ctx, topic.Control, input, topic.LedgerOf(input)); err != nil {
+	if err := cl.require(ctx, needs...); err != nil {
 		cl.Close()
 		return nil, err
 	}
@@ -286,13 +290,18 @@ func (t *ago) UnmarshalText(text []byte) error {
 		t.Time = time.Now().Add(-d)
 		return nil
 	}
+	if at, err := time.ParseInLocation("15:04", string(text), time.Local); err == nil {
+		now := time.Now()
+		t.Time = time.Date(now.Year(), now.Month(), now.Day(), at.Hour(), at.Minute(), 0, 0, time.Local)
+		return nil
+	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
 		if at, err := time.ParseInLocation(layout, string(text), time.Local); err == nil {
 			t.Time = at
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is neither a time like 2026-12-01T06:00:00+07:00 nor an age like 30m", text)
+	return fmt.Errorf("%q is neither a time like 14:05 or 2026-12-01T06:00:00+07:00 nor an age like 30m", text)
 }
 
 var _ operate.Log = (*explain.KafkaLog)(nil)

@@ -81,15 +81,14 @@ func (o *operator) unknown(ctx context.Context, scopes []control.Scope, filter *
 		}
 		fit = append(fit, c)
 	}
-	items, err := operate.Scan(ctx, o.log, o.input, matches(scopes))
-	if err != nil {
-		return nil, err
-	}
-	items = slices.DeleteFunc(items, func(i *operate.Item) bool {
-		return !i.Unknown() || !slices.ContainsFunc(fit, func(c *control.Command) bool {
+	items, err := operate.Scan(ctx, o.log, o.input, func(i *operate.Item) bool {
+		return i.Unknown() && slices.ContainsFunc(fit, func(c *control.Command) bool {
 			return c.Scope.Matches(i.ID, i.Flow()) && c.FitsUnknown(controlv1.UnknownCause(i.Cause), i.Since, i.Template)
 		})
 	})
+	if err != nil {
+		return nil, err
+	}
 	slices.SortStableFunc(items, func(a, b *operate.Item) int { return a.Since.Compare(b.Since) })
 	return items, nil
 }

@@ -56,10 +56,11 @@ const (
 //
 //	cannot be read, no id            dead letter
 //	belongs to another partition     published there again, with zns-moved
-//	known id, same content           counted
+//	known id, same content           counted; taken again when it is redriven and FAILED surely unsent
 //	known id, other content          dead letter ID_REUSED
 //	breaks a rule                    dead letter, zns.failed INVALID, remembered as FAILED
 //	older than SENDER_MAX_AGE        zns.failed EXPIRED, remembered as FAILED
+//	cancelled by an operator         zns.failed CANCELLED, remembered as FAILED
 //	else                             remembered as ACCEPTED or HELD
 func (h *handler) accept(u unit, r kafka.Record) {
 	if u.Poison() != nil {
@@ -88,7 +89,7 @@ func (h *handler) accept(u unit, r kafka.Record) {
 	}
 	p := h.partition(r.Partition)
 	a := h.arrival(u, p, r, id, req)
-	if known, hash, offset := p.known(id); known {
+	if known, hash, offset := p.known(id); known && !(broken == nil && hash == hashFinished(shortHash(a.e.hash[:]), false) && h.revive(u, &a)) {
 		switch {
 		case broken != nil:
 			h.deadLetter(u, r, broken.reason, broken.message, broken.field, true)
@@ -114,6 +115,8 @@ func (h *handler) accept(u unit, r kafka.Record) {
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_EXPIRED, advice: znsv1.Advice_ADVICE_TRY_LATER})
 	case !h.settings.allows(req.GetRecipient().GetPhone()):
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_NOT_ALLOWED, advice: znsv1.Advice_ADVICE_ASK_OPERATOR})
+	case h.cancelledBy(a.e, u.Now()) != nil:
+		h.refuse(u, a, cancellation(a.e, h.cancelledBy(a.e, u.Now()), now))
 	default:
 		h.take(u, a)
 	}
@@ -250,7 +253,9 @@ func (h *handler) take(u unit, a arrival) {
 	e.state = stateAccepted
 	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_ACCEPTED, Owner: h.settings.instance})
 	f := p.flowOf(e.flow)
-	if nb := a.req.GetNotBefore(); nb != nil && ms(nb.AsTime()) > now {
+	if rule := h.heldByID(e.id, u.Now()); rule != nil {
+		e.hold(rule.Reason, untilMs(rule.Until), now)
+	} else if nb := a.req.GetNotBefore(); nb != nil && ms(nb.AsTime()) > now {
 		e.hold(ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, ms(nb.AsTime()), now)
 	} else if !h.isOpen(f, u.Now()) {
 		e.holdOfFlow(f.hold.Reason, untilMs(f.hold.Until), now)

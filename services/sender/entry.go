@@ -59,6 +59,7 @@ type entry struct {
 	pins     int    // uncommitted writes, and who else needs it in memory
 	listened bool   // the reconciler listens for its callbacks
 	wanting  bool   // and only a callback can settle an attempt of it
+	watch    watch  // and this is what it was told of the wait
 	decideAt int64  // when to look again whether the policy may act
 
 	heard *heardCallback // a callback about an open attempt that came while another was under way

@@ -68,8 +68,12 @@ type handler struct {
 	arrived          func(limit.Flow)                                               // is told of each request taken; may be nil
 	seedHold         func(limit.Flow, limit.Hold)                                   // is told what a restored ledger says of closed flows; may be nil
 
-	limits      *limit.Limits
-	limitsNext  time.Time // when the limits want to be looked at again
+	limits       *limit.Limits
+	limitsNext   time.Time           // when the limits want to be looked at again
+	control      rulebook            // what operators said; nil: nothing
+	releaseFlows func(oa string) int // opens the OA's gates that wait for a person; returns how many; nil: there are none
+	operators    *operatorMetrics    // nil: not measured
+
 	dispatch    *dispatcher
 	callbacks   *reconciler
 	clock       *clock
@@ -194,6 +198,7 @@ func (h *handler) work(tx tick) time.Time {
 	again := h.outcomes(tx)
 	again = h.heard(tx) || again
 	again = h.orphans(tx) || again
+	h.obey(tx)
 	var next time.Time
 	if trusted := h.clock.trusted(now); trusted {
 		h.advance(now)
@@ -207,6 +212,7 @@ func (h *handler) work(tx tick) time.Time {
 		h.probeClock(tx)
 		next = now.Add(time.Second)
 	}
+	again = h.answer(tx) || again
 	if again {
 		return now
 	}

@@ -44,6 +44,7 @@ type partition struct {
 	reserved  map[string][]byte // latest ledger records under keys that are no notification's
 	orphans   deque[*entry]     // SENDING when restored: to be written as UNKNOWN
 	jobs      deque[*job]
+	obeyed    obedience // of zns.control
 
 	collapse   map[uint64][]ref // those with a collapse_key, by its hash
 	collapseOf map[ref]uint64

@@ -10,6 +10,7 @@ import (
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/zalo"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
 
 // callbackReader reads zalo.callback, all partitions of it.
@@ -34,7 +35,7 @@ type reconciler struct {
 	log  *slog.Logger
 
 	mu       sync.Mutex // guards what follows
-	watched  map[uuid.UUID]struct{}
+	watched  map[uuid.UUID]watch
 	wanting  int       // entries that only a callback can settle
 	from     time.Time // where reading must begin; zero: not needed
 	restart  bool      // reading must begin again, at from
@@ -54,23 +55,32 @@ const (
 )
 
 func newReconciler(open func(context.Context, time.Time) (callbackReader, error), wake func(), log *slog.Logger) *reconciler {
-	return &reconciler{open: open, wake: wake, log: log, watched: map[uuid.UUID]struct{}{}, signal: make(chan struct{}, 1)}
+	return &reconciler{open: open, wake: wake, log: log, watched: map[uuid.UUID]watch{}, signal: make(chan struct{}, 1)}
+}
+
+// watch is what is known of one whose callbacks are listened for: since when, in Unix milliseconds, and why it is
+// unknown. since is 0 while it is not.
+type watch struct {
+	since int64
+	cause znsv1.UnknownCause
 }
 
 // track says whether e has open attempts, and whether only a callback can settle one of them.
 func (r *reconciler) track(e *entry, listen, want bool) {
-	if e.listened == listen && e.wanting == want {
+	var w watch
+	if want {
+		w.since, w.cause = e.unknown()
+	}
+	if e.listened == listen && e.wanting == want && e.watch == w {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if e.listened != listen {
-		e.listened = listen
-		if listen {
-			r.watched[e.id] = struct{}{}
-		} else {
-			delete(r.watched, e.id)
-		}
+	e.listened, e.watch = listen, w
+	if listen {
+		r.watched[e.id] = w
+	} else {
+		delete(r.watched, e.id)
 	}
 	if e.wanting != want {
 		e.wanting = want
@@ -78,6 +88,17 @@ func (r *reconciler) track(e *entry, listen, want bool) {
 			r.wanting++
 		} else {
 			r.wanting--
+		}
+	}
+}
+
+// unknowns calls f with what is unknown now: why, and since when.
+func (r *reconciler) unknowns(f func(watch)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range r.watched {
+		if w.since != 0 {
+			f(w)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/control"
 	"github.com/znshub/znshub/services/sender/limit"
 )
 
@@ -150,8 +151,7 @@ func (g *glance) live() bool {
 // restore takes one record of the partition's ledger.
 func (p *partition) restore(r kafka.Record) error {
 	if len(r.Key) > 0 && r.Key[0] == 0 {
-		p.restoreReserved(r)
-		return nil
+		return p.restoreReserved(r)
 	}
 	id, err := uuid.ParseBytes(r.Key)
 	if err != nil {
@@ -258,12 +258,18 @@ func (p *partition) forgetLive(id uuid.UUID) {
 }
 
 // restoreReserved keeps the latest record under a key that is no notification's: state of a partition's own.
-func (p *partition) restoreReserved(r kafka.Record) {
+func (p *partition) restoreReserved(r kafka.Record) error {
 	if r.Value == nil {
 		delete(p.reserved, string(r.Key))
-		return
+		return nil
+	}
+	if string(r.Key) == control.AckKey {
+		if _, err := control.DecodeAck(r.Value); err != nil {
+			return fmt.Errorf("ledger record at offset %d: %w", r.Offset, err)
+		}
 	}
 	p.reserved[string(r.Key)] = bytes.Clone(r.Value)
+	return nil
 }
 
 // Rebuild gives everything that was restored its place. It touches p only: the tick lock need not be held.

@@ -140,6 +140,14 @@ func (h *handler) launches(tx tick) (again bool) {
 			p.park(f, ms(now)+loadAgain.Milliseconds(), true)
 			continue
 		}
+		if h.mustStop(e, now) {
+			u := tx.Unit(p.id, e.id.String())
+			if u == nil {
+				return true
+			}
+			h.stop(u, e)
+			continue
+		}
 		permit, ok := h.takePace(p, f, now)
 		if !ok {
 			continue

@@ -17,7 +17,7 @@
 //
 // [Run] wires a handler into the engine of pkg/stream, whose tick lock guards nearly all state. accept.go takes
 // requests in, handler.go has the work of a tick, outcome.go and unknown.go the state machine, partition.go the places
-// where an entry can wait, dispatch.go and breaker.go the calls, reconcile.go the search for callbacks, clock.go the
+// where an entry can wait, dispatch.go and breaker.go the calls, operator.go and rule.go what operators say, reconcile.go the search for callbacks, clock.go the
 // guard against a wrong clock, entry.go and restore.go the ledger's format.
 package sender
 
@@ -37,6 +37,7 @@ import (
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/zalo"
 	"github.com/znshub/znshub/proto/topic"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 // Extras is what tests and programs that embed a sender may add. The zero value adds nothing.
@@ -58,6 +59,7 @@ type Sender struct {
 	admin    *kgo.Client // for what topics does not ask
 	cfg      Config
 	settings settings
+	control  *control.Rules
 }
 
 // Run sends until ctx ends; then it waits for the calls under way, commits their outcomes, leaves the group and returns
@@ -106,7 +108,11 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 		return s.engine.ReadLedger(ctx, p, offsets)
 	}, func(r kafka.Record) (*entry, error) { return h.decodeEntry(r.Value) }, wake, svc.Log)
 	h.callbacks = newReconciler(s.openCallbacks(client), wake, svc.Log)
+	svc.Registry.MustRegister(newUnknownCollector(h.callbacks))
 	h.clock = newClock(s.latestAppend, wake, svc.Log)
+	s.control = control.New(control.Config{Client: client, Wake: wake, Invalid: func() { h.operators.invalid.Inc() }, Log: svc.Log})
+	h.control, h.operators, h.gates = s.control, newOperatorMetrics(svc.Registry, s.control), append(h.gates, s.control)
+	h.releaseFlows = func(oa string) int { return h.limits.Release(oa, "") }
 	s.h = h
 	svc.Ready("sender", s.Ready)
 	engine := stream.Config{
@@ -140,6 +146,7 @@ func (s *Sender) Run(ctx context.Context) error {
 	var serving sync.WaitGroup
 	serving.Go(func() { s.h.callbacks.run(live) })
 	serving.Go(func() { s.h.clock.run(live) })
+	serving.Go(func() { s.control.Run(live) })
 	serving.Go(func() { s.h.loader.run(live) })
 	err := s.engine.Run(ctx)
 	stop()
@@ -192,7 +199,7 @@ func (s *Sender) Ready() error {
 	if why := s.h.clock.wrong(time.Now()); why != "" {
 		return errors.New(why)
 	}
-	return nil
+	return s.control.Ready(time.Now())
 }
 
 // Status is what the engine owns and how it fares.

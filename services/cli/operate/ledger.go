@@ -64,9 +64,9 @@ type Log interface {
 	Read(ctx context.Context, topicName string, partitions []int32, start kafka.Start, f func(kafka.Record)) ([]explain.Range, error)
 }
 
-// Scan reads the whole ledger of an input topic and returns the items that keep accepts, as they stand at the end,
-// ordered by partition and input offset. keep must not depend on the state. What is in memory is what keep accepts.
-// It fails when an open transaction holds the reading back: the end would be an old one.
+// Scan reads the whole ledger of an input topic and returns the items that keep accepts as they stand at the end, ordered
+// by partition and input offset. What is in memory is what keep accepts. It fails when an open transaction holds the
+// reading back: the end would be an old one.
 func Scan(ctx context.Context, log Log, input string, keep func(*Item) bool) ([]*Item, error) {
 	found := map[uuid.UUID]*Item{}
 	var broken error

@@ -1,0 +1,50 @@
+package sender
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/znshub/znshub/services/sender/control"
+	"github.com/znshub/znshub/services/sender/limit"
+)
+
+// heldByID is the rule that holds one notification by its id; nil: none.
+func (h *handler) heldByID(id uuid.UUID, now time.Time) *limit.Hold {
+	if h.control == nil {
+		return nil
+	}
+	if hold, held := h.control.View().ForID(now, id); held {
+		return &hold
+	}
+	return nil
+}
+
+// cancelledBy is the operator's command that ends e before it is sent; nil: none. It comes too late for one that may
+// have been sent.
+func (h *handler) cancelledBy(e *entry, now time.Time) *control.Command {
+	if h.control == nil || len(e.open) > 0 {
+		return nil
+	}
+	return h.control.View().Cancelled(now, fromMs(e.requested), e.id, e.flow)
+}
+
+// mustStop reports whether operators said something of one that would start now. The commands' own jobs may not have
+// come to it yet, above all after a restore.
+func (h *handler) mustStop(e *entry, now time.Time) bool {
+	return h.control != nil && (e.due > ms(now) || h.heldByID(e.id, now) != nil || h.cancelledBy(e, now) != nil)
+}
+
+// stop puts one for which mustStop is true where it belongs.
+func (h *handler) stop(u unit, e *entry) {
+	now := u.Now()
+	if c := h.cancelledBy(e, now); c != nil {
+		h.cancel(u, e, c)
+		return
+	}
+	if rule := h.heldByID(e.id, now); rule != nil {
+		h.update(u, e, func() { e.hold(rule.Reason, untilMs(rule.Until), ms(now)) })
+		return
+	}
+	h.update(u, e, func() { e.waitsNoMore(ms(now)) }) // its id was held beyond the end of its wait for not_before
+}
