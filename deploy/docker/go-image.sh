@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds a local stand-in for the official image golang, of the version that the Dockerfile names, where no container
 # registry can be reached: this machine's Go, busybox, the certificates, and the modules that the services need, which
-# the build then takes from a folder instead of the network. An image of that name, ours or the real one, is left alone;
-# FORCE=1 builds again, as is needed after a dependency was added.
+# the build then takes from a folder instead of the network. The real image, and a stand-in that has the modules that are
+# needed now, are left alone; FORCE=1 builds again.
 #
 # Needs a Docker engine (docker-up.sh), Go, busybox-static and /etc/ssl/certs/ca-certificates.crt.
 set -euo pipefail
@@ -10,7 +10,9 @@ cd "$(dirname "$0")/../.."
 IMAGE=${GO_IMAGE:-$(sed -n 's/^ARG GO_IMAGE=//p' deploy/docker/Dockerfile)}
 log() { printf '%s go-image: %s\n' "$(date +%T)" "$*" >&2; }
 
-if [ -z "${FORCE:-}" ] && docker image inspect "$IMAGE" >/dev/null 2>&1; then
+MODULES=$(cat services/go.mod services/go.sum | sha256sum | cut -c1-16)
+if [ -z "${FORCE:-}" ] && has=$(docker image inspect -f '{{index .Config.Labels "znshub.go-image"}}' "$IMAGE" 2>/dev/null) &&
+  { [ -z "$has" ] || [ "$has" = "$MODULES" ]; }; then
   log "$IMAGE is there, nothing to do"; exit 0
 fi
 for c in docker go busybox tar; do
@@ -34,5 +36,5 @@ mv "$W/mod/cache/download" "$R/go/proxy"
 log "importing $IMAGE"
 tar -C "$R" --numeric-owner --owner=0 --group=0 -cf - . | docker import \
   -c 'ENV PATH=/usr/local/go/bin:/go/bin:/bin GOPATH=/go HOME=/root GOPROXY=file:///go/proxy GONOSUMDB=*' \
-  -c 'LABEL znshub.go-image=true' -c 'WORKDIR /go' - "$IMAGE" >/dev/null
+  -c "LABEL znshub.go-image=$MODULES" -c 'WORKDIR /go' - "$IMAGE" >/dev/null
 log "done: $(go env GOVERSION), $(docker image inspect -f '{{.Size}}' "$IMAGE") bytes"
