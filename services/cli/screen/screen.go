@@ -106,12 +106,12 @@ func (s *Screen) Judge() {
 	if l := s.Ledger; l != nil {
 		for _, reason := range stopped {
 			if n := l.Held[hold(reason)]; n > 0 {
-				problem("%s wait for %s", render.Plural(n, "notification"), hold(reason))
+				problem("%s held for %s", render.Plural(n, "notification"), hold(reason))
 			}
 		}
 		for _, reason := range []ledgerv1.HoldReason{ledgerv1.HoldReason_HOLD_REASON_OPERATOR, ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW} {
 			if n := l.Held[hold(reason)]; n > 0 {
-				note("%s wait for %s", render.Plural(n, "notification"), hold(reason))
+				note("%s held for %s", render.Plural(n, "notification"), hold(reason))
 			}
 		}
 		if l.Overdue > 0 {

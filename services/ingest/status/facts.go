@@ -18,11 +18,7 @@ const (
 	openTimeout = 15 * time.Second
 	retryAfter  = time.Second
 	startMargin = time.Hour // records carry their producers' time: begin a little earlier
-	// A partition whose facts nobody takes for so long, while there is no room for others, is left out until somebody does.
-	stuckAfter = 10 * time.Second
-	lookAtRoom = time.Second
-	lookEvery  = 250 * time.Millisecond // at the watermark, while somebody waits
-	awaitedFor = 5 * time.Second        // after somebody asked
+	lookAtRoom  = 500 * time.Millisecond
 )
 
 // facts reads the topics of events for the partitions that are assigned, each from the position that it is told, and
@@ -35,6 +31,8 @@ type facts struct {
 	arrived func()       // called when a queue has something new; must not block
 	skipped func(Result) // called for each record that is not folded
 	log     *slog.Logger
+	// A partition whose facts nobody takes for so long, while there is no room for others, is left out until somebody does.
+	stuckAfter time.Duration
 
 	mu      sync.Mutex // guards what follows; never held over I/O
 	parts   map[int32]*intake
@@ -71,7 +69,7 @@ func unread() positions {
 
 func newFacts(client []kgo.Opt, topics Topics, most int, count func() int32, arrived func(), skipped func(Result), log *slog.Logger) *facts {
 	return &facts{
-		client: client, topics: topics, most: most, count: count, arrived: arrived, skipped: skipped, log: log,
+		client: client, topics: topics, most: most, count: count, arrived: arrived, skipped: skipped, log: log, stuckAfter: 10 * time.Second,
 		parts: map[int32]*intake{}, changed: make(chan struct{}), freed: make(chan struct{}), warned: map[Result]time.Time{},
 	}
 }
@@ -146,25 +144,6 @@ func (f *facts) done(p int32, n int) {
 		f.release(part.queue[:n])
 		part.queue = slices.Clone(part.queue[n:]) // lets go of what was folded
 	}
-}
-
-// seenUpTo returns a moment: whatever was in the topics' partition p then is in its queue or was folded. It moves on
-// only while it is asked for.
-func (f *facts) seenUpTo(p int32) time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.awaited = time.Now()
-	part := f.parts[p]
-	if part == nil || part.left {
-		return time.Time{}
-	}
-	oldest := part.caughtUp[0]
-	for _, t := range part.caughtUp[1:] {
-		if t.Before(oldest) {
-			oldest = t
-		}
-	}
-	return oldest
 }
 
 // queued is the number of facts that wait, and their bytes.
@@ -378,7 +357,7 @@ func (f *facts) room(ctx context.Context) bool {
 // leaveOut gives up the queues of partitions that are stuck; they are read again from there. mu is held.
 func (f *facts) leaveOut() {
 	for p, part := range f.parts {
-		if len(part.queue) == 0 || time.Since(part.asked) < stuckAfter {
+		if len(part.queue) == 0 || time.Since(part.asked) < f.stuckAfter {
 			continue
 		}
 		next := part.next
@@ -388,58 +367,5 @@ func (f *facts) leaveOut() {
 		f.parts[p] = &intake{next: next, ids: part.ids, left: true}
 		f.release(part.queue)
 		f.change()
-	}
-}
-
-// watch finds out again and again, while somebody asks, up to which moment the topic was seen.
-func (f *facts) watch(ctx context.Context, k Kind, parts map[int32]*intake, r *kafka.Reader) {
-	for pause(ctx, lookEvery) {
-		f.mu.Lock()
-		awaited := time.Since(f.awaited) < awaitedFor
-		f.mu.Unlock()
-		if !awaited {
-			continue
-		}
-		call, cancel := context.WithTimeout(ctx, openTimeout)
-		w, err := r.Watermark(call)
-		cancel()
-		if err != nil {
-			continue // the reader says what is wrong
-		}
-		for !r.Reached(w) && pause(ctx, 20*time.Millisecond) {
-		}
-		// Poll has returned all that was below w; what it returned is queued once next says so.
-		at := r.Positions()
-		for !f.queuedUpTo(k, parts, at) && pause(ctx, time.Millisecond) {
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		f.mu.Lock()
-		for _, part := range parts {
-			part.caughtUp[k] = w.Time
-		}
-		f.mu.Unlock()
-	}
-}
-
-func (f *facts) queuedUpTo(k Kind, parts map[int32]*intake, at map[int32]int64) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for p, position := range at {
-		if part := parts[p]; part != nil && part.next[k] < position {
-			return false
-		}
-	}
-	return true
-}
-
-// pause waits for d and reports whether ctx still lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

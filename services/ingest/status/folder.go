@@ -212,6 +212,9 @@ func (f *Folder) latest(part *partition, id uuid.UUID) (value []byte, l lookup) 
 	if s := part.table.recent[id]; s != nil {
 		return s.value, known
 	}
+	if value, ok := part.table.again[id]; ok {
+		return value, known
+	}
 	offset, ok := part.table.find(id)
 	if !ok {
 		return nil, unknown

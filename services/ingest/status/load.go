@@ -260,7 +260,7 @@ func (f *Folder) settle(p int32, offset int64, r *kafka.Record) {
 	if r == nil || string(r.Key) != id.String() {
 		part.table.remove(id)
 	} else {
-		f.cache.add(&snapshot{table: part.table, id: id, offset: offset, value: bytes.Clone(r.Value)})
+		part.table.again[id] = bytes.Clone(r.Value)
 	}
 	f.cfg.Wake()
 }

@@ -17,6 +17,7 @@ type table struct {
 	days   map[int64]map[uuid.UUID]int64 // day of writing → offset in zns.status: a day expires at once
 	recent map[uuid.UUID]*snapshot       // the newest ones, of all that the Folder's cache holds
 	lost   map[int64]uuid.UUID           // offsets that are to be read again
+	again  map[uuid.UUID][]byte          // what was read again, until it was used: at most one for each fact of a batch
 
 	awaited map[uuid.UUID]*awaited // those whose receipt is watched for
 	due     dueQueue               // the same
@@ -32,7 +33,7 @@ type snapshot struct {
 }
 
 func newTable() *table {
-	return &table{days: map[int64]map[uuid.UUID]int64{}, recent: map[uuid.UUID]*snapshot{}, lost: map[int64]uuid.UUID{}, awaited: map[uuid.UUID]*awaited{}}
+	return &table{days: map[int64]map[uuid.UUID]int64{}, recent: map[uuid.UUID]*snapshot{}, lost: map[int64]uuid.UUID{}, again: map[uuid.UUID][]byte{}, awaited: map[uuid.UUID]*awaited{}}
 }
 
 func dayOf(t time.Time) int64 { return t.Unix() / int64(24*time.Hour/time.Second) }

@@ -76,6 +76,9 @@ func (f *Folder) foldPartition(tx *stream.Tx, p int32, part *partition, queue []
 	u.OnCommit(func() {
 		f.mu.Lock()
 		part.position = position
+		for _, id := range b.order {
+			delete(part.table.again, id)
+		}
 		f.mu.Unlock()
 		f.facts.done(p, b.facts)
 		f.cfg.Counted(Folded, b.folded)
