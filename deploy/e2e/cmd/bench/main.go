@@ -1,15 +1,15 @@
-// Command bench measures the sender beside a plain franz-go consume loop, on one broker, in one run:
+// Command bench measures the sender on a real broker, beside what one would write without it, in one run:
 //
 //	make bench                               # a local Apache Kafka, or the one that KAFKA_BROKERS names
 //	go run ./deploy/e2e/cmd/bench --help
 //
-// Each measurement preloads a fresh topic with notifications and lets one of the two work it off against a provider of
-// known latency: the simulator over HTTP, or, at latency 0, a function in the process itself. Sender, loop and simulator
-// are processes of their own. What is measured is told in run.go, the loop in loop.go. The results go to standard output
-// as a table and to bench.json with every single run.
+// Every case works on a topic of its own, with processes of its own: the sender as it is shipped, the simulator as the
+// provider, and for comparison a plain franz-go consume loop (loop.go) and, where java and mvn are there, Confluent
+// Parallel Consumer (parallel-consumer/). The cases stand in cases.go, the goals in goals.go. The results go to standard
+// output as tables and to bench.json with every reading of every run.
 //
-// Simulator, broker and this program share the machine with what is measured: compare the two columns of one run, not
-// numbers of two machines. The table says what the simulator took.
+// Simulator, broker and this program share the machine with what is measured: compare what stands side by side in one
+// run, not numbers of two machines.
 package main
 
 import (
@@ -22,8 +22,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -40,56 +38,36 @@ type options struct {
 	runs       int
 	inFlight   int
 	partitions int
-	latencies  []time.Duration
-	keys       []int
-	kill       time.Duration
+	waiting    int
+	finished   int
 	only       *regexp.Regexp
 	quick      bool
+	list       bool
 	json       string
 	profile    string
 	shared     bool
 }
 
 func flags(args []string) (options, error) {
-	o := options{latencies: []time.Duration{0, 10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond}, keys: []int{1000, 100_000}}
+	var o options
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	f.IntVar(&o.n, "n", 25_000, "notifications in each preloaded topic")
-	f.IntVar(&o.runs, "runs", 2, "runs of each case; the table shows the median and the spread")
+	f.IntVar(&o.n, "n", 25_000, "notifications of each run that measures throughput")
+	f.IntVar(&o.runs, "runs", 2, "runs of each case that measures throughput; the tables show median and spread")
 	f.IntVar(&o.inFlight, "in-flight", 1000, "calls to the provider under way at most")
 	f.IntVar(&o.partitions, "partitions", 8, "partitions of each topic")
-	f.Func("latency", "provider `latencies`, comma-separated; 0 is a provider in the process, without HTTP (default 0,10ms,50ms,100ms)", func(s string) error {
-		o.latencies = nil
-		for part := range strings.SplitSeq(s, ",") {
-			d, err := time.ParseDuration(part)
-			if err != nil {
-				return err
-			}
-			o.latencies = append(o.latencies, d)
-		}
-		return nil
-	})
-	f.Func("keys", "`numbers` of ordering keys, comma-separated (default 1000,100000)", func(s string) error {
-		o.keys = nil
-		for part := range strings.SplitSeq(s, ",") {
-			n, err := strconv.Atoi(part)
-			if err != nil {
-				return err
-			}
-			o.keys = append(o.keys, n)
-		}
-		return nil
-	})
-	f.DurationVar(&o.kill, "kill-latency", 50*time.Millisecond, "provider latency of the runs with a kill -9 half-way; 0 leaves them out")
-	f.Func("only", "`regexp` of the cases to run, for example '^sender/50ms' or kill; names are subject/latency/keys", func(s string) (err error) {
+	f.IntVar(&o.waiting, "waiting", 1_000_000, "promotions that wait in the case backlog")
+	f.IntVar(&o.finished, "finished", 5_000_000, "finished notifications in the case restore")
+	f.Func("only", "`regexp` of the cases to run, for example '^ordered/50ms' or sender; -list names them", func(s string) (err error) {
 		o.only, err = regexp.Compile(s)
 		return err
 	})
-	f.BoolVar(&o.quick, "quick", false, "a fast look: 5,000 notifications, one run, 0 and 50 ms, 1,000 keys, no warm-up")
+	f.BoolVar(&o.quick, "quick", false, "a fast look: 5,000 notifications, one run, 50,000 waiting, 200,000 finished, no warm-up")
+	f.BoolVar(&o.list, "list", false, "list the cases and end")
 	f.StringVar(&o.json, "json", "bench.json", "`file` for the results; empty: none")
-	f.StringVar(&o.profile, "profile", "", "`folder` for CPU profiles of the sender, the first 5 s of each run")
+	f.StringVar(&o.profile, "profile", "", "`folder` for CPU profiles of the sender, 5 s from the start of each run that measures throughput")
 	f.BoolVar(&o.shared, "shared", false, "use a cluster whose zns.sent holds events already: this adds to them")
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "bench measures the sender beside a plain franz-go consume loop on the broker of KAFKA_BROKERS.\nmake bench starts one. With the defaults it takes about ten minutes.\n\n")
+		fmt.Fprintf(f.Output(), "bench measures the sender on the broker of KAFKA_BROKERS, beside a plain franz-go consume loop and Confluent Parallel\nConsumer. make bench starts a broker. With the defaults it takes about twenty minutes, with -quick about four.\n\n")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -98,17 +76,17 @@ func flags(args []string) (options, error) {
 	set := map[string]bool{}
 	f.Visit(func(f *flag.Flag) { set[f.Name] = true })
 	if o.quick {
-		for name, change := range map[string]func(){
-			"n": func() { o.n = 5000 }, "runs": func() { o.runs = 1 }, "keys": func() { o.keys = o.keys[:1] },
-			"latency": func() { o.latencies = []time.Duration{0, 50 * time.Millisecond} },
-		} {
+		for name, value := range map[string]struct {
+			of *int
+			is int
+		}{"n": {&o.n, 5000}, "runs": {&o.runs, 1}, "waiting": {&o.waiting, 50_000}, "finished": {&o.finished, 200_000}} {
 			if !set[name] {
-				change()
+				*value.of = value.is
 			}
 		}
 	}
-	if o.n < 100 || o.runs < 1 || o.inFlight < 1 || o.partitions < 1 || f.NArg() > 0 {
-		return o, errors.New("at least 100 notifications, one run, one call in flight, one partition, and no arguments; see --help")
+	if o.n < 100 || o.runs < 1 || o.inFlight < 1 || o.partitions < 1 || o.waiting < 1 || o.finished < 1 || f.NArg() > 0 {
+		return o, errors.New("at least 100 notifications, one of everything else, and no arguments; see --help")
 	}
 	return o, nil
 }
@@ -133,35 +111,20 @@ func main() {
 	}
 }
 
-// cases lists what is measured, the two subjects of a case next to each other: a machine's mood hits both.
-func cases(o options) []spec {
-	var all []spec
-	add := func(s spec) {
-		for _, s.Subject = range []string{subjectLoop, subjectSender} {
-			if o.only == nil || o.only.MatchString(s.name()) {
-				all = append(all, s)
-			}
-		}
-	}
-	for _, latency := range o.latencies {
-		for _, keys := range o.keys {
-			add(spec{Latency: latency, Keys: keys})
-		}
-	}
-	if o.kill > 0 && len(o.keys) > 0 {
-		add(spec{Latency: o.kill, Keys: o.keys[0], Kill: true})
-	}
-	return all
-}
-
 func bench(ctx context.Context, o options) (err error) {
+	all := chosen(o)
+	if o.list {
+		for _, c := range all {
+			fmt.Printf("%-32s %s\n", c.name, c.about)
+		}
+		return nil
+	}
 	brokers := os.Getenv("KAFKA_BROKERS")
 	if brokers == "" {
 		return errors.New("no Kafka: set KAFKA_BROKERS, or use make bench where java and mvn are; a fake broker would measure nothing")
 	}
-	all := cases(o)
 	if len(all) == 0 {
-		return errors.New("no case has such a name; names are subject/latency/keys, for example sender/50ms/1000")
+		return errors.New("no case has such a name; -list names them")
 	}
 	dir, err := os.MkdirTemp("", "znshub-bench-")
 	if err != nil {
@@ -188,45 +151,55 @@ func bench(ctx context.Context, o options) (err error) {
 	}
 	out := newReport(o)
 	out.header(os.Stdout)
-	if !o.quick {
-		// The broker's code is compiled while it runs: the first thousands of records would be slow ones.
-		for _, subject := range []string{subjectLoop, subjectSender} {
-			if _, err := b.run(ctx, spec{Subject: subject, Latency: 10 * time.Millisecond, Keys: 1000}); err != nil {
-				return fmt.Errorf("warm-up: %w", err)
-			}
-		}
+	if all, err = b.parallelArm(ctx, all, out); err != nil {
+		return err
 	}
-	for i := range o.runs {
-		order := slices.Clone(all)
-		if i%2 == 1 {
-			for j := 0; j+1 < len(order); j++ {
-				if order[j].pair() == order[j+1].pair() {
-					order[j], order[j+1] = order[j+1], order[j]
-					j++
-				}
-			}
-		}
-		for _, s := range order {
-			begin := time.Now()
-			r, err := b.run(ctx, s)
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			if err != nil {
-				r.Error = err.Error()
-			}
-			out.add(s, r)
-			fmt.Fprintf(os.Stderr, "run %d of %d  %-22s %s  (%s)\n", i+1, o.runs, s.name(), r.line(s), time.Since(begin).Round(100*time.Millisecond))
-		}
+	if err := b.all(ctx, all, out); err != nil {
+		return err
 	}
-	out.table(os.Stdout)
+	out.tables(os.Stdout)
 	if o.json != "" {
 		if err := out.write(o.json); err != nil {
 			return err
 		}
-		fmt.Println("every run:", o.json)
+		fmt.Println("every reading:", o.json)
 	}
 	return out.failed()
+}
+
+// all runs the cases. Those that are compared stand next to each other, a machine's mood hits all of them; from run to
+// run the order among them turns.
+func (b *runner) all(ctx context.Context, all []kase, out *report) error {
+	if !b.quick {
+		// The broker's code is compiled while it runs: the first thousands of records would be slow ones.
+		for _, subject := range []string{subjectLoop, subjectSender} {
+			if _, err := b.work(ctx, spec{Subject: subject, Latency: 10 * time.Millisecond, Keys: 1000, N: b.n, InFlight: b.inFlight}); err != nil {
+				return fmt.Errorf("warm-up: %w", err)
+			}
+		}
+	}
+	for begin, end := 0, 0; begin < len(all); begin = end {
+		for end = begin; end < len(all) && all[end].group == all[begin].group; end++ {
+		}
+		group := slices.Clone(all[begin:end])
+		runs := b.runs
+		if group[0].once {
+			runs = 1
+		}
+		for i := range runs {
+			for _, c := range group {
+				start := time.Now()
+				r, err := c.run(ctx, b)
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				out.add(c, r, err)
+				fmt.Fprintf(os.Stderr, "%-32s run %d of %d  %s  (%s)\n", c.name, i+1, runs, line(r, err), time.Since(start).Round(100*time.Millisecond))
+			}
+			slices.Reverse(group)
+		}
+	}
+	return nil
 }
 
 // prepare creates the topics that all runs share and refuses a cluster that is used for something else.
@@ -248,5 +221,5 @@ func (b *runner) prepare(ctx context.Context) error {
 			}
 		}
 	}
-	return harness.CreateTopics(ctx, b.addrs(), int32(b.partitions))
+	return harness.CreateTopics(ctx, b.addrs(), int32(b.partitions)) //nolint:gosec // G115: a handful
 }

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
@@ -32,35 +32,35 @@ type report struct {
 	N          int       `json:"notifications"`
 	InFlight   int       `json:"in_flight"`
 	Partitions int       `json:"partitions"`
+	Skipped    []string  `json:"skipped,omitempty"`
+	Goals      []outcome `json:"goals"`
 	Cases      []*series `json:"cases"`
 }
 
 // series is all runs of one case.
 type series struct {
-	Name    string   `json:"name"`
-	Subject string   `json:"subject"`
-	Latency float64  `json:"latency_ms"`
-	Keys    int      `json:"keys"`
-	Kill    bool     `json:"kill"`
-	Runs    []result `json:"runs"`
-	// VersusLoop is the median of PerSecond divided by that of the loop in the same case.
-	VersusLoop float64 `json:"versus_loop,omitempty"`
-	spec       spec
+	Name   string     `json:"name"`
+	About  string     `json:"about"`
+	Runs   []readings `json:"runs"`
+	Errors []string   `json:"errors,omitempty"`
 }
 
 func newReport(o options) *report {
 	r := &report{
 		Time: time.Now().UTC().Truncate(time.Second), Broker: os.Getenv(kafkatest.DescribeEnv), Go: runtime.Version(),
-		System: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), CPU: cpuModel(),
+		System: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), CPU: cpuModel(), Load: loadAverage(),
 		N: o.n, InFlight: o.inFlight, Partitions: o.partitions,
-	}
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		r.Load = strings.Join(strings.Fields(string(load))[:3], " ")
 	}
 	if out, err := exec.Command("git", "describe", "--always", "--abbrev=10", "--dirty=+").Output(); err == nil { //nolint:noctx // at once
 		r.Commit = string(bytes.TrimSpace(out))
 	}
 	return r
+}
+
+func loadAverage() string {
+	load, _ := os.ReadFile("/proc/loadavg")
+	fields := strings.Fields(string(load))
+	return strings.Join(fields[:min(3, len(fields))], " ")
 }
 
 func cpuModel() string {
@@ -82,97 +82,115 @@ func (r *report) header(w io.Writer) {
 	fmt.Fprintf(w, "%d notifications a run, %d partitions, at most %d calls in flight\n", r.N, r.Partitions, r.InFlight)
 }
 
-func (r *report) add(s spec, one result) {
-	i := slices.IndexFunc(r.Cases, func(c *series) bool { return c.spec == s })
+func (r *report) add(c kase, one readings, err error) {
+	i := slices.IndexFunc(r.Cases, func(s *series) bool { return s.Name == c.name })
 	if i < 0 {
 		i = len(r.Cases)
-		r.Cases = append(r.Cases, &series{Name: s.name(), Subject: s.Subject, Latency: milliseconds(s.Latency), Keys: s.Keys, Kill: s.Kill, spec: s})
+		r.Cases = append(r.Cases, &series{Name: c.name, About: c.about})
+	}
+	if err != nil {
+		r.Cases[i].Errors = append(r.Cases[i].Errors, err.Error())
+		return
 	}
 	r.Cases[i].Runs = append(r.Cases[i].Runs, one)
-	for _, c := range r.Cases {
-		loop := slices.IndexFunc(r.Cases, func(l *series) bool { return l.Subject == subjectLoop && l.spec.pair() == c.spec.pair() })
-		if loop >= 0 && !c.Kill {
-			c.VersusLoop = median(c.values(perSecond)) / median(r.Cases[loop].values(perSecond))
-			if math.IsNaN(c.VersusLoop) {
-				c.VersusLoop = 0 // a run failed
+}
+
+// values lists one reading of all runs of a case that went well, in their order.
+func (r *report) values(name, reading string) (v []float64) {
+	for _, s := range r.Cases {
+		if s.Name != name {
+			continue
+		}
+		for _, run := range s.Runs {
+			if x, ok := run[reading]; ok {
+				v = append(v, x)
 			}
 		}
 	}
-}
-
-func perSecond(r result) float64 { return r.PerSecond }
-
-// values lists one number of all runs that went well, ascending.
-func (s *series) values(of func(result) float64) (v []float64) {
-	for _, r := range s.Runs {
-		if r.Error == "" {
-			v = append(v, of(r))
-		}
-	}
-	slices.Sort(v)
 	return v
 }
 
-func median(sorted []float64) float64 {
-	n := len(sorted)
-	switch {
-	case n == 0:
-		return math.NaN()
-	case n%2 == 1:
-		return sorted[n/2]
+// median of values in any order; there is at least one.
+func median(values []float64) float64 {
+	v := slices.Sorted(slices.Values(values))
+	n := len(v)
+	if n%2 == 1 {
+		return v[n/2]
 	}
-	return (sorted[n/2-1] + sorted[n/2]) / 2
+	return (v[n/2-1] + v[n/2]) / 2
 }
 
-// spread writes the median, and with more than one run least and most in brackets.
-func (s *series) spread(format string, of func(result) float64) string {
-	v := s.values(of)
+// spread writes the median, and with more than one value least and most in brackets.
+func spread(format string, v []float64) string {
 	if len(v) == 0 {
-		return "failed"
+		return "–"
 	}
 	text := fmt.Sprintf(format, median(v))
 	if len(v) > 1 {
-		text += fmt.Sprintf(" ("+format+"–"+format+")", v[0], v[len(v)-1])
+		text += fmt.Sprintf(" ("+format+"–"+format+")", slices.Min(v), slices.Max(v))
 	}
 	return text
 }
 
-// table writes Markdown, so that it can be pasted into a document.
-func (r *report) table(w io.Writer) {
+// units says how each reading is written, in the order of the columns.
+var units = []struct{ reading, title, format string }{
+	{"per_second", "notifications/s", "%.0f"}, {"ceiling", "of the ceiling", "%.2f"},
+	{"cpu", "CPU ms each", "%.3f"}, {"sim_cpu", "simulator's CPU ms each", "%.3f"},
+	{"commit_p50", "commit p50 ms", "%.1f"}, {"commit_p99", "commit p99 ms", "%.1f"},
+	{"otp_p50", "OTP p50 ms", "%.1f"}, {"otp_p99", "OTP p99 ms", "%.1f"},
+	{"accepted_per_second", "accepted/s", "%.0f"}, {"index_bytes", "index bytes each waiting", "%.1f"}, {"counted", "counted MiB", "%.0f"},
+	{"finished_bytes", "bytes each finished", "%.1f"}, {"rss_bytes", "resident bytes each", "%.1f"}, {"ledger_bytes", "ledger bytes each", "%.0f"},
+	{"restore", "restore s", "%.1f"}, {"restore_cpu", "CPU s", "%.1f"}, {"rss", "RSS MiB", "%.0f"}, {"rss_peak", "peak RSS MiB", "%.0f"},
+	{"pause", "pause s", "%.1f"}, {"idle", "longest idle s", "%.2f"},
+	{"duplicates", "duplicates", "%.0f"}, {"lost", "lost", "%.0f"}, {"inversions", "inversions", "%.0f"},
+	{"unknown", "unknown", "%.0f"}, {"unresolved", "never settled", "%.0f"}, {"refused", "calls refused", "%.0f"},
+}
+
+// tables writes Markdown, so that it can be pasted into a document: the goals, then every case with its readings.
+func (r *report) tables(w io.Writer) {
+	r.Goals = judge(r)
 	fmt.Fprintln(w)
-	rows := [][]string{{"latency", "keys", "subject", "records/s", "of the loop", "of the ceiling", "commit p50 / p99 ms", "CPU ms/record", "peak RSS MiB", "simulator CPU ms/record", "key-order inversions"}}
-	kills := [][]string{{"latency", "keys", "subject", "kill -9 half-way: duplicates", "lost", "unknown, of these unresolved", "pause s"}}
-	for _, c := range r.Cases {
-		head := []string{c.spec.Latency.String(), fmt.Sprint(c.Keys), c.Subject}
-		if c.Kill {
-			kills = append(kills, append(head,
-				c.spread("%.0f", func(r result) float64 { return float64(r.Duplicates) }),
-				c.spread("%.0f", func(r result) float64 { return float64(r.Lost) }),
-				c.spread("%.0f", func(r result) float64 { return float64(r.Unknown) })+", "+c.spread("%.0f", func(r result) float64 { return float64(r.Unresolved) }),
-				c.spread("%.1f", func(r result) float64 { return r.Pause })))
-			continue
-		}
-		versus, ceiling, sim, order := "1", "–", "–", "–"
-		if c.Subject != subjectLoop {
-			versus = fmt.Sprintf("%.2f", c.VersusLoop)
-		}
-		if c.spec.Latency > 0 {
-			ceiling = fmt.Sprintf("%.2f", median(c.values(func(r result) float64 { return r.Ceiling })))
-			sim = fmt.Sprintf("%.3f", median(c.values(func(r result) float64 { return r.SimCPU })))
-			order = c.spread("%.0f", func(r result) float64 { return float64(r.Inverted) })
-		}
-		rows = append(rows, append(head,
-			c.spread("%.0f", perSecond), versus, ceiling,
-			fmt.Sprintf("%.1f / %.1f", median(c.values(func(r result) float64 { return r.CommitP50 })), median(c.values(func(r result) float64 { return r.CommitP99 }))),
-			c.spread("%.3f", func(r result) float64 { return r.CPU }),
-			c.spread("%.0f", func(r result) float64 { return r.PeakRSS }), sim, order))
+	rows := [][]string{{"measure", "goal", "result", ""}}
+	for _, g := range r.Goals {
+		rows = append(rows, []string{g.Measure, g.Goal, g.Result, g.Verdict})
 	}
-	for _, table := range [][][]string{rows, kills} {
-		if len(table) > 1 {
-			markdown(w, table)
-			fmt.Fprintln(w)
+	if len(rows) > 1 {
+		markdown(w, rows)
+	}
+	for begin := 0; begin < len(r.Cases); {
+		end := begin + 1
+		for end < len(r.Cases) && slices.Equal(r.Cases[begin].columns(), r.Cases[end].columns()) {
+			end++
+		}
+		rows := [][]string{{"case"}}
+		for _, i := range r.Cases[begin].columns() {
+			rows[0] = append(rows[0], units[i].title)
+		}
+		for _, s := range r.Cases[begin:end] {
+			row := []string{s.Name}
+			for _, i := range s.columns() {
+				row = append(row, spread(units[i].format, r.values(s.Name, units[i].reading)))
+			}
+			rows = append(rows, row)
+		}
+		fmt.Fprintln(w)
+		markdown(w, rows)
+		begin = end
+	}
+	for _, reason := range r.Skipped {
+		fmt.Fprintln(w, "\nSkipped:", reason)
+	}
+	fmt.Fprintln(w, "\nLoad average at the end:", loadAverage())
+}
+
+// columns are the indexes in units of what the case's runs read.
+func (s *series) columns() (list []int) {
+	for i, u := range units {
+		if slices.ContainsFunc(s.Runs, func(r readings) bool { _, ok := r[u.reading]; return ok }) {
+			list = append(list, i)
 		}
 	}
+	return list
 }
 
 func markdown(w io.Writer, rows [][]string) {
@@ -187,14 +205,24 @@ func markdown(w io.Writer, rows [][]string) {
 }
 
 // line tells one run.
-func (r result) line(s spec) string {
-	if r.Error != "" {
-		return "FAILED: " + r.Error
+func line(r readings, err error) string {
+	if err != nil {
+		return "FAILED: " + err.Error()
 	}
-	if s.Kill {
-		return fmt.Sprintf("duplicates %d, lost %d, unknown %d, unresolved %d, pause %.1f s", r.Duplicates, r.Lost, r.Unknown, r.Unresolved, r.Pause)
+	var parts []string
+	known := map[string]bool{}
+	for _, u := range units {
+		if v, ok := r[u.reading]; ok {
+			known[u.reading] = true
+			parts = append(parts, u.title+" "+fmt.Sprintf(u.format, v))
+		}
 	}
-	return fmt.Sprintf("%6.0f/s, %d commits of %.1f/%.1f ms, CPU %.3f ms, RSS %.0f MiB, inversions %d", r.PerSecond, r.Commits, r.CommitP50, r.CommitP99, r.CPU, r.PeakRSS, r.Inverted)
+	for _, name := range slices.Sorted(maps.Keys(r)) {
+		if !known[name] {
+			parts = append(parts, fmt.Sprintf("%s %g", name, r[name]))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (r *report) write(file string) error {
@@ -205,16 +233,19 @@ func (r *report) write(file string) error {
 	return os.WriteFile(file, append(b, '\n'), 0o644)
 }
 
-// failed is an error when a run broke, or the sender broke a promise of order, loss or copies.
+// failed is an error when a run broke, or the sender lost, repeated or reordered anything.
 func (r *report) failed() error {
 	var problems []error
-	for _, c := range r.Cases {
-		for i, run := range c.Runs {
-			switch {
-			case run.Error != "":
-				problems = append(problems, fmt.Errorf("%s, run %d: %s", c.Name, i+1, run.Error))
-			case c.Subject == subjectSender && run.Duplicates+run.Lost+run.Inverted > 0:
-				problems = append(problems, fmt.Errorf("%s, run %d: %d duplicates, %d lost, %d inversions", c.Name, i+1, run.Duplicates, run.Lost, run.Inverted))
+	for _, s := range r.Cases {
+		for _, err := range s.Errors {
+			problems = append(problems, fmt.Errorf("%s: %s", s.Name, err))
+		}
+		if strings.HasSuffix(s.Name, "/"+subjectLoop) || strings.HasSuffix(s.Name, "/"+subjectParallel) {
+			continue
+		}
+		for i, run := range s.Runs {
+			if run["duplicates"]+run["lost"]+run["inversions"] > 0 {
+				problems = append(problems, fmt.Errorf("%s, run %d: %.0f duplicates, %.0f lost, %.0f inversions", s.Name, i+1, run["duplicates"], run["lost"], run["inversions"]))
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
@@ -133,10 +134,7 @@ func (w *watch) take(records []kafka.Record) {
 		if w.begin.IsZero() || r.Time.Before(w.begin) {
 			w.begin = r.Time
 		}
-		if w.silent == 0 && w.end.IsZero() {
-			w.end = now
-			close(w.complete)
-		}
+		w.finished(now)
 	}
 }
 
@@ -163,6 +161,35 @@ func (w *watch) first() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.begin
+}
+
+// only says that no more than the first n requests were published.
+func (w *watch) only(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, q := range w.requests[n:] {
+		if w.open[q.ID] {
+			delete(w.open, q.ID)
+			w.silent--
+		}
+	}
+	w.requests = w.requests[:n]
+	w.finished(time.Now())
+}
+
+// finished closes complete when nothing is silent any more. mu is held.
+func (w *watch) finished(now time.Time) {
+	if w.silent == 0 && w.end.IsZero() {
+		w.end = now
+		close(w.complete)
+	}
+}
+
+// doubted is the number of notifications that zns.unresolved ever spoke of.
+func (w *watch) doubted() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.unknown)
 }
 
 // told returns the ids that any event speaks of.
@@ -226,11 +253,22 @@ func copies(calls []harness.Call, requests []harness.Request, told map[string]bo
 	return duplicates, lost
 }
 
+// named gives calls their ids that carry them as Parallel Consumer's arm does: as tracking_id, without dashes.
+func named(calls []harness.Call) {
+	for i := range calls {
+		if c := &calls[i]; c.ID == "" && len(c.TrackingID) == 32 {
+			if id, err := uuid.Parse(c.TrackingID); err == nil {
+				c.ID = id.String()
+			}
+		}
+	}
+}
+
 // inTheSocket is how long after a kill the simulator may still read what the killed process has written.
 const inTheSocket = 250 * time.Millisecond
 
-// pause is the time from the kill to the first message of the process that was started after it.
-func pause(calls []harness.Call, killed time.Time) time.Duration {
+// pauseAfter is the time from the kill to the first message of the process that was started after it.
+func pauseAfter(calls []harness.Call, killed time.Time) time.Duration {
 	first := time.Duration(0)
 	for _, c := range calls {
 		if d := c.Time.Sub(killed); d > inTheSocket && (first == 0 || d < first) {
