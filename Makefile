@@ -72,10 +72,9 @@ COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose 
 .PHONY: images
 images: ## Build the images znshub/{zns,sender,webhook-ingest,zalo-sim}:$ZNS_VERSION (dev); needs Docker alone.
 	@for p in $(IMAGES); do \
-		docker build -q -f deploy/docker/Dockerfile --build-arg PROGRAM=$$p \
+		docker build -f deploy/docker/Dockerfile --build-arg PROGRAM=$$p \
 			--build-arg VERSION="$$(git describe --tags --always --dirty 2>/dev/null || echo devel)" \
-			--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" -t "znshub/$$p:$(ZNS_VERSION)" . >/dev/null; \
-		echo "built znshub/$$p:$(ZNS_VERSION)"; \
+			--build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || true)" -t "znshub/$$p:$(ZNS_VERSION)" .; \
 	done
 
 .PHONY: up
