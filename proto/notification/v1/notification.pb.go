@@ -323,8 +323,9 @@ type NotificationRequested struct {
 	// bytes. The ordering_key of an id must never change. One-time passwords should carry none.
 	// Example: "order-1042".
 	OrderingKey string `protobuf:"bytes,17,opt,name=ordering_key,json=orderingKey,proto3" json:"ordering_key,omitempty"`
-	// A newer request of the same source and collapse_key supersedes this one while it is not sent: it then ends in
-	// zns.failed SUPERSEDED. At most 200 bytes. Behaviour comes in a later version; the value is checked and kept.
+	// A newer request of the same OA, source and collapse_key supersedes this one while it is not sent: it then ends in
+	// zns.failed SUPERSEDED. One under way, or of which nobody knows whether Zalo has it, is left alone. The two must be of
+	// one partition: give them the same ordering_key, for example the customer's number. At most 200 bytes.
 	CollapseKey string `protobuf:"bytes,18,opt,name=collapse_key,json=collapseKey,proto3" json:"collapse_key,omitempty"`
 	// Zalo's journey: several messages for one price. At most 200 bytes. Behaviour comes in a later version.
 	JourneyKey string `protobuf:"bytes,19,opt,name=journey_key,json=journeyKey,proto3" json:"journey_key,omitempty"`
