@@ -37,6 +37,13 @@ func newBed(t *testing.T, server *kafkatest.Server) *bed {
 	if _, err := b.examination().Admin.Ensure(t.Context(), topic.ForInput(b.input), 3, 0); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if _, err := b.admin.DeleteTopics(ctx, b.input, topic.LedgerOf(b.input), topic.DLQOf(b.input)); err != nil {
+			t.Errorf("delete the topics: %v", err)
+		}
+	})
 	return b
 }
 
