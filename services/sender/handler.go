@@ -11,6 +11,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/stream"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/sender/limit"
 )
 
@@ -197,11 +198,11 @@ func (h *handler) work(tx tick) time.Time {
 	}
 	again := h.outcomes(tx)
 	again = h.heard(tx) || again
-	again = h.orphans(tx) || again
 	h.obey(tx)
 	var next time.Time
 	if trusted := h.clock.trusted(now); trusted {
 		h.advance(now)
+		again = h.orphans(tx) || again
 		again = h.supersessions(tx) || again
 		again = h.timers(tx) || again
 		again = h.launches(tx) || again
@@ -219,34 +220,56 @@ func (h *handler) work(tx tick) time.Time {
 	return next
 }
 
-// orphans writes as UNKNOWN what was SENDING when its partition was restored: an earlier owner died in the call.
+// orphans writes as UNKNOWN what was SENDING when its partition was restored: an earlier owner died in the call. That
+// counts from now, when the clock is right, and not from the restore.
 func (h *handler) orphans(tx tick) (again bool) {
-	for _, id := range tx.Partitions() {
-		p := h.partition(id)
-		for !tx.Closing(id) && p.orphans.len() > 0 {
+	now := ms(tx.Now())
+	for _, p := range h.openParts(tx) {
+		for p.orphans.len() > 0 {
 			if tx.Full() {
 				return true
 			}
-			e, _ := p.orphans.popFront()
-			e.pins--
-			if e.state != stateUnknown || p.entry(e.id) != e {
+			o, _ := p.orphans.popFront()
+			e := o.e
+			if e.state != stateUnknown || e.ref == 0 {
+				e.pins--
 				continue // a callback was faster
 			}
-			u := tx.Unit(id, e.id.String())
+			u := tx.Unit(p.id, e.id.String())
 			if u == nil {
-				e.pins++
-				p.orphans.pushFront(e)
+				p.orphans.pushFront(o)
 				return true
 			}
+			before := e.mut
+			e.mut = o.was
+			h.orphan(e, now)
 			h.write(u, e)
+			p.place(e, now)
+			e.pins--
 			u.OnAbort(func() {
 				e.pins++
-				p.orphans.pushFront(e)
+				e.mut = before
+				p.place(e, now)
+				p.orphans.pushFront(o)
 			})
 			h.tellUnknown(u, e)
 		}
 	}
 	return false
+}
+
+// orphan is one that was SENDING when its partition was restored.
+type orphan struct {
+	e   *entry
+	was mut
+}
+
+// orphan makes e, which was SENDING, UNKNOWN.
+func (h *handler) orphan(e *entry, now int64) {
+	const cause = znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED
+	last := e.open[len(e.open)-1]
+	e.addResult(attemptResult{openAttempt: last, outcome: znsv1.AttemptOutcome_ATTEMPT_OUTCOME_UNKNOWN, cause: cause})
+	h.becomeUnknown(e, cause, 0, 0, max(now, last.intent))
 }
 
 // lookup returns where the live notification with the given id is; no partition: it is not here. Its entry need not be

@@ -200,7 +200,7 @@ func TestWrongClockExpiresNothingAtAcceptance(t *testing.T) {
 	for _, wrong := range []time.Duration{10 * time.Minute, -10 * time.Minute, 25 * time.Hour} {
 		c := newCore(t)
 		id, r := c.request(ofCategory(notificationv1.Category_CATEGORY_OTP))
-		right := c.now
+		right := c.now.Add(time.Minute)
 		c.pass(wrong)
 		c.h.clock.off, c.h.clock.measured, c.h.clock.skew = false, c.now, wrong.Abs()
 		if c.h.clock.trusted(c.now) {
@@ -238,5 +238,25 @@ func TestClockOnceAheadHoldsNothingUp(t *testing.T) {
 		if s := n.state(id); s != "SENDING(1)" {
 			t.Errorf("partition %d: %s", r.Partition, s)
 		}
+	}
+}
+
+// What an earlier owner left in a call is written as UNKNOWN when the clock is right: windows that a wrong clock began
+// would be over at once, or last for days.
+func TestOrphansWaitForTheClock(t *testing.T) {
+	c := newCore(t)
+	id, r := c.request(ofCategory(otp))
+	c.tick(true, r)
+	c.want(id, "SENDING(1)")
+	c = c.successor()
+	right := c.now
+	c.h.clock.off = false // never compared
+	c.now = right.Add(-25 * time.Hour)
+	c.ticks(3)
+	c.h.clock.off, c.now = true, right
+	c.tick(true)
+	c.want(id, "UNKNOWN")
+	if le := c.ledgerOf(id); le.UnknownSinceMs != ms(right) || le.DecideByMs != ms(right)+15_000 || len(le.AttemptResults) != 1 {
+		t.Errorf("ledger: unknown since %d, decided by %d, now %d, %d attempts", le.UnknownSinceMs, le.DecideByMs, ms(right), len(le.AttemptResults))
 	}
 }

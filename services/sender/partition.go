@@ -42,7 +42,7 @@ type partition struct {
 	broken    int               // entries that could not be read
 	oldest    int64             // the earliest open attempt
 	reserved  map[string][]byte // latest ledger records under keys that are no notification's
-	orphans   deque[*entry]     // SENDING when restored: to be written as UNKNOWN
+	orphans   deque[orphan]     // SENDING when restored: to be written as UNKNOWN
 	jobs      deque[*job]
 	obeyed    obedience // of zns.control
 

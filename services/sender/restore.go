@@ -336,11 +336,10 @@ func (h *handler) rebuildOne(p *partition, r ref, s *slot, now int64) {
 	p.attach(e)
 	if e.state == stateSending {
 		p.orphaned++
-		const cause = znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED
-		e.addResult(attemptResult{openAttempt: e.open[len(e.open)-1], outcome: znsv1.AttemptOutcome_ATTEMPT_OUTCOME_UNKNOWN, cause: cause})
-		h.becomeUnknown(e, cause, 0, 0, now)
+		was := e.mut
+		h.orphan(e, now)
 		e.pins++ // until that is written
-		p.orphans.pushBack(e)
+		p.orphans.pushBack(orphan{e, was})
 	}
 	for _, a := range e.open {
 		if p.oldest == 0 || a.intent < p.oldest {
