@@ -103,7 +103,7 @@ func (s *Stage) settle(ctx context.Context, t *Traffic, healed time.Time, say fu
 		if err == nil {
 			v = next
 		}
-		if err == nil && len(v.Broken) == 0 {
+		if err == nil && !v.mayMend() {
 			// Once more after a while: nothing may happen any more that breaks it.
 			sleep(ctx, 3*time.Second)
 			return s.Judge(ctx, t, healed)
@@ -114,10 +114,15 @@ func (s *Stage) settle(ctx context.Context, t *Traffic, healed time.Time, say fu
 		if err != nil {
 			say("cannot judge yet: %v", err)
 		} else {
-			say("%5s after the end: %d equations do not hold yet (%s: %d)", time.Since(healed).Round(time.Second), len(v.Broken), v.Broken[0].Rule, v.Broken[0].Count)
+			say("%5s after the end: %d equations do not hold yet (%s)", time.Since(healed).Round(time.Second), len(v.Broken), v.Broken[0])
 		}
 		sleep(ctx, 10*time.Second)
 	}
+}
+
+// mayMend reports whether an equation is broken that time may mend.
+func (v *Verdict) mayMend() bool {
+	return slices.ContainsFunc(v.Broken, func(b harness.Violation) bool { return b.Rule != RuleAlone })
 }
 
 // finish stops the programs: each must end cleanly.
