@@ -18,7 +18,7 @@ import (
 // Config says how to reach the cluster. The zero value with Brokers set is a plaintext connection.
 type Config struct {
 	Brokers  []string `env:"KAFKA_BROKERS" envDefault:"localhost:9092" envSeparator:"," help:"brokers to begin with, host:port with commas"`
-	ClientID string   `env:"KAFKA_CLIENT_ID" help:"client id in the brokers' logs and quotas; default: the program's name"`
+	ClientID string   `env:"KAFKA_CLIENT_ID" help:"client id in the brokers' logs and quotas; default: the program's name. Members of the group keep theirs, <group>-<instance>: a process that is started again recognises its dead predecessor by it"`
 
 	TLS           bool   `env:"KAFKA_TLS" help:"connect with TLS"`
 	TLSCA         string `env:"KAFKA_TLS_CA" secret:"true" help:"certificates that sign the brokers', PEM text or a file's path; default: the system's"`

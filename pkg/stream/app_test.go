@@ -42,6 +42,7 @@ type appConfig struct {
 	NewerReader                              bool   // refuse entries, as a newer format would make an old program do
 	BigResultOf                              string // the id whose result is written too large
 	Stubborn                                 bool   // write a poisoned request again as it was
+	Protocol                                 string // of the group
 }
 
 // entry is what the app keeps in the ledger.
@@ -305,6 +306,7 @@ func (a *app) streamConfig(log *slog.Logger) stream.Config {
 		Client: client,
 		Group:  a.cfg.Group, Input: a.cfg.Input, Ledger: a.cfg.Ledger, InstanceID: a.cfg.Name,
 		Handler: a, Log: log, Step: a.step(), MaxRecords: a.cfg.MaxRecords, DrainTimeout: a.cfg.Drain,
+		GroupProtocol: a.cfg.Protocol,
 	}
 }
 

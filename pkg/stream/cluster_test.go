@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 )
@@ -63,6 +65,7 @@ func newWorld(t *testing.T, server *kafkatest.Server, n int32) *world {
 		Brokers: server.Addr, Group: kafkatest.Name("outbox"), Input: server.Topic(t, "in", n),
 		Ledger: server.Topic(t, "ledger", n, ledgerSettings...), Sent: server.Topic(t, "sent", n),
 		DLQ: server.Topic(t, "dlq", 1), Provider: w.provider.URL, MaxInFlight: 16, LaunchWithin: 4 * time.Second,
+		Protocol: os.Getenv("ZNS_TEST_GROUP_PROTOCOL"),
 	}
 	return w
 }
@@ -144,6 +147,33 @@ func (m *member) stop() {
 		}
 	case <-time.After(patience * 40 * time.Second):
 		m.t.Fatalf("%s did not end", m.name)
+	}
+}
+
+// errors is what the process has logged so far.
+func (m *member) errors() string {
+	m.t.Helper()
+	b, err := os.ReadFile(filepath.Join(m.dir, "err"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// groupSetting sets what the brokers hold about the group.
+func (w *world) groupSetting(name, value string) {
+	w.t.Helper()
+	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
+	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeGroupConfig, w.cfg.Group
+	resource.Configs = []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: name, Value: &value}}
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	req.Resources = append(req.Resources, resource)
+	resp, err := req.RequestWith(w.t.Context(), w.client)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.Resources[0].ErrorCode)
+	}
+	if err != nil {
+		w.t.Fatalf("set %s=%s: %v", name, value, err)
 	}
 }
 

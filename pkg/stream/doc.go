@@ -15,6 +15,9 @@
 //   - A partition that is revoked, or all at a stop, is given up only after its calls under way have ended and their
 //     outcomes are committed, at most DrainTimeout later; the member keeps heartbeating meanwhile. One that was lost is
 //     dropped without a commit.
+//   - Where the brokers are fit for it the group's protocol is that of KIP-848, else the classic one; what is promised
+//     here holds with both. A process that is started again evicts the member that its dead predecessor was, if that
+//     is surely dead.
 //   - A process that was stopped, cut off or replaced cannot commit: its offset commit carries the group's generation,
 //     and every transaction that touches a partition has one.
 //   - A record that the broker refuses for its own sake is found by bisection and handed back through Unit.Poison; the

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,7 +28,10 @@ type Config struct {
 	Handler    Handler
 	Log        *slog.Logger
 
-	SessionTimeout     time.Duration // default 6 s
+	// GroupProtocol is ProtocolAuto (the default), ProtocolClassic or ProtocolConsumer.
+	GroupProtocol string
+
+	SessionTimeout     time.Duration // default 6 s; of the classic protocol, with the other one it is the brokers'
 	TransactionTimeout time.Duration // default 10 s
 	DrainTimeout       time.Duration // bound on waiting for calls at a revoke or stop; default 15 s
 	MaxRecords         int           // per transaction; default 2000
@@ -57,12 +62,16 @@ type Engine struct {
 	quiet       quiet
 	incarnation string // random: tells this run's transactions from those of any other
 	clientID    string
+	named       bool         // by InstanceID, not at random
+	instance    net.Listener // holds the name on this machine; nil: not held
 
 	client *kgo.Client // consumer of the group
 	admin  *kgo.Client // requests that belong to no member and no transaction
 	adm    *kadm.Client
 	reader *kgo.Client // of ReadLedger: its requests do not queue behind those of restores
 	guard  guarded     // what the guard found at the start
+
+	consumer bool // joined by the protocol of KIP-848
 
 	ledgerParts atomic.Int32
 	leaders     atomic.Pointer[map[int32]int32] // of the ledger's partitions, as seen last
@@ -108,6 +117,10 @@ func New(cfg Config) (*Engine, error) {
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("stream: Config lacks %s", strings.Join(missing, ", "))
 	}
+	cfg.GroupProtocol = or(cfg.GroupProtocol, ProtocolAuto)
+	if !slices.Contains([]string{ProtocolAuto, ProtocolClassic, ProtocolConsumer}, cfg.GroupProtocol) {
+		return nil, fmt.Errorf("stream: group protocol %q is none of auto, classic, consumer", cfg.GroupProtocol)
+	}
 	cfg.SessionTimeout = or(cfg.SessionTimeout, 6*time.Second)
 	cfg.TransactionTimeout = or(cfg.TransactionTimeout, 10*time.Second)
 	cfg.DrainTimeout = or(cfg.DrainTimeout, 15*time.Second)
@@ -116,6 +129,7 @@ func New(cfg Config) (*Engine, error) {
 	cfg.inputHeldFor = or(cfg.inputHeldFor, 30*time.Second)
 	cfg.MaxRecords = or(cfg.MaxRecords, 2000)
 	cfg.MaxBytes = or(cfg.MaxBytes, 4<<20)
+	named := cfg.InstanceID != ""
 	cfg.InstanceID = or(cfg.InstanceID, rand.Text()[:12])
 	cfg.Log = or(cfg.Log, slog.New(slog.DiscardHandler))
 	e := &Engine{
@@ -123,6 +137,7 @@ func New(cfg Config) (*Engine, error) {
 		log:         cfg.Log.With("group", cfg.Group),
 		incarnation: rand.Text()[:16],
 		clientID:    cfg.Group + "-" + cfg.InstanceID,
+		named:       named,
 		wake:        make(chan struct{}, 1),
 		mu:          make(tickLock, 1),
 		slots:       make(chan struct{}, restoresAtOnce),
@@ -178,9 +193,16 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 	if err := e.checkAtStart(ctx); err != nil {
 		return stopped(ctx, err)
 	}
+	if e.instance = e.holdInstance(ctx); e.instance != nil {
+		defer e.instance.Close() //nolint:errcheck // it was only held
+	}
 	defer e.background.Wait()
 	defer func() { e.producers.close() }()
 	if err := e.openProducers(ctx); err != nil {
+		return stopped(ctx, err)
+	}
+	e.evictPredecessor(ctx)
+	if err := e.chooseProtocol(ctx); err != nil {
 		return stopped(ctx, err)
 	}
 	e.mu.Lock() // the callbacks wait here until the client is known

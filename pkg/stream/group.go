@@ -9,10 +9,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// groupOptions are those of the consumer: the classic protocol, cooperative, with rebalances waiting only while
-// fetched records are handed over. The client fetches stable offsets only (KIP-447), without being told.
+// groupOptions are those of the consumer: cooperative, with rebalances waiting only while fetched records are handed
+// over. The client fetches stable offsets only (KIP-447), without being told.
 func (e *Engine) groupOptions() []kgo.Opt {
-	return e.options(
+	opts := e.options(
+		kgo.ClientID(e.clientID), // whatever the configuration says: a successor recognises its predecessor by it
 		kgo.ConsumerGroup(e.cfg.Group),
 		kgo.ConsumeTopics(e.cfg.Input),
 		kgo.DisableAutoCommit(),
@@ -46,6 +47,10 @@ func (e *Engine) groupOptions() []kgo.Opt {
 		kgo.OnPartitionsLost(e.onLost),
 		kgo.AdjustFetchOffsetsFn(e.onOffsets),
 	)
+	if e.consumer {
+		opts = append(opts, kgo.ServerSideBalancer())
+	}
+	return opts
 }
 
 // onAssigned makes the partitions' empty state and keeps their fetching paused. No restore here: the group's offsets

@@ -24,12 +24,19 @@ func overloaded() bool {
 	return load > 4*float64(runtime.NumCPU())
 }
 
+// turn lets the cases of a test take turns with the protocols of the group, unless the environment says which.
+func (w *world) turn(n int) {
+	if w.cfg.Protocol == "" {
+		w.cfg.Protocol = protocols[n%len(protocols)]
+	}
+}
+
 // kill -9 at each step: nothing is lost or done twice, and only calls that were under way, or whose intent was
 // committed, are unknown afterwards.
 func TestKillAtEachStep(t *testing.T) {
 	t.Parallel()
 	server := kafkatest.Real(t, "kill -9")
-	for _, c := range []struct {
+	for i, c := range []struct {
 		at      stream.Step
 		nth     int
 		unknown bool // intents may have been committed without their calls' outcomes
@@ -50,6 +57,7 @@ func TestKillAtEachStep(t *testing.T) {
 		t.Run(strings.ReplaceAll(string(c.at), ": ", " "), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, server, 4)
+			w.turn(i)
 			w.provider.slow(5 * time.Millisecond)
 			want := ids("a", 1200)
 			victim := w.start("victim", func(a *appConfig) { a.At, a.Nth, a.Act = string(c.at), c.nth, "kill" })
@@ -88,10 +96,11 @@ func TestKillAtEachStep(t *testing.T) {
 func TestStoppedMember(t *testing.T) {
 	t.Parallel()
 	server := kafkatest.Real(t, "a stopped process")
-	for _, at := range []stream.Step{stream.StepBuilt, stream.StepProduced, stream.StepOffsets, stream.StepCommitted} {
+	for i, at := range []stream.Step{stream.StepBuilt, stream.StepProduced, stream.StepOffsets, stream.StepCommitted} {
 		t.Run(strings.ReplaceAll(string(at), ": ", " "), func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, server, 4)
+			w.turn(i)
 			w.provider.slow(5 * time.Millisecond)
 			want := ids("a", 1200)
 			victim := w.start("victim", func(a *appConfig) { a.At, a.Nth, a.Act = string(at), 15, "stop" })
