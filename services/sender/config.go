@@ -12,6 +12,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/notification"
 	"github.com/znshub/znshub/pkg/service"
+	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/zalo"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/proto/topic"
@@ -25,6 +26,8 @@ type Config struct {
 
 	Topic string `env:"SENDER_TOPIC" envDefault:"notification.requested" help:"topic of requests; its ledger and dead letters are named after it"`
 	Group string `env:"SENDER_GROUP" envDefault:"zns-sender" help:"consumer group"`
+
+	GroupProtocol string `env:"SENDER_GROUP_PROTOCOL" envDefault:"auto" help:"auto; classic; consumer: the group protocol of KIP-848. auto takes consumer where all brokers are Apache Kafka 4.3 or newer, their session timeout for the group is at most 10 s and no member uses classic"`
 
 	Mode        string   `env:"SENDER_MODE" envDefault:"live" help:"live; development: Zalo's development mode for all; simulate: nothing is sent, everything counts as accepted"`
 	AllowPhones []string `env:"SENDER_ALLOW_PHONES" envSeparator:"," example:"0987654321,84912345678" help:"send to these numbers only, others fail as NOT_ALLOWED: for staging on production data"`
@@ -108,6 +111,7 @@ func (c *Config) settings() (settings, error) {
 		}
 	}
 	oneOf("SENDER_MODE", c.Mode, modeLive, modeDevelopment, modeSimulate)
+	oneOf("SENDER_GROUP_PROTOCOL", c.GroupProtocol, stream.ProtocolAuto, stream.ProtocolClassic, stream.ProtocolConsumer)
 	oneOf("ZNS_RESULT_PHONE", c.ResultPhone, phoneFull, phoneHash, phoneNone)
 	if c.Topic == "" || c.Group == "" {
 		complain("SENDER_TOPIC, SENDER_GROUP: neither may be empty")
