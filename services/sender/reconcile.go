@@ -43,6 +43,8 @@ type reconciler struct {
 	caughtUp int64 // reading has passed what was there at this time, ms; 0: not yet
 	healthy  int64 // since when reading works without a gap, ms
 	lastGood int64
+	asked    time.Time // when somebody last wanted to know what was passed, or what to look for
+	hurry    func()    // ends the poll that waits; nil: none does
 
 	signal chan struct{}
 }
@@ -50,8 +52,12 @@ type reconciler struct {
 const (
 	reconcileMargin = 10 * time.Minute
 	reconcileLinger = time.Minute
-	reconcileGap    = 10 * time.Second
-	markEvery       = 500 * time.Millisecond
+	reconcileGap    = markSeldom + 10*time.Second
+	// What is unknown for hours costs the brokers little: where the topic ends is asked seldom, and often only while
+	// somebody waits for the answer.
+	markOften  = 500 * time.Millisecond
+	markSeldom = 10 * time.Second
+	markSoon   = 20 * time.Second // how long after a question: longer than an OTP stays unknown
 )
 
 func newReconciler(open func(context.Context, time.Time) (callbackReader, error), wake func(), log *slog.Logger) *reconciler {
@@ -116,6 +122,7 @@ func (r *reconciler) need(intent time.Time, restored bool) {
 	if r.restart {
 		r.caughtUp = 0 // what was read so far was read without an eye on this one
 	}
+	r.ask()
 	r.mu.Unlock()
 	select {
 	case r.signal <- struct{}{}:
@@ -142,10 +149,41 @@ func (r *reconciler) unfind(c *heardCallback) {
 func (r *reconciler) passed() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ask()
 	if r.queue.len() > 0 {
 		return 0 // read, but not yet taken
 	}
 	return r.caughtUp
+}
+
+// ask makes the reader look often for a while. mu is held.
+func (r *reconciler) ask() {
+	often := r.often()
+	r.asked = time.Now()
+	if r.hurry != nil && (!often || r.restart) {
+		r.hurry()
+	}
+}
+
+func (r *reconciler) often() bool { return time.Since(r.asked) < markSoon }
+
+// pause is how long to wait between two looks at where the topic ends.
+func (r *reconciler) pause() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.often() {
+		return markOften
+	}
+	return markSeldom
+}
+
+// polling says how to end the poll that begins; nil: it has ended.
+func (r *reconciler) polling(cancel func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.hurry = cancel; cancel != nil && r.restart {
+		cancel()
+	}
 }
 
 // healthySince is since when reading works without a gap, in Unix milliseconds.
@@ -217,7 +255,7 @@ func (r *reconciler) read(ctx context.Context, from time.Time) error {
 			}
 		}
 		// A watermark that is not reached for a minute is of a topic that was made anew.
-		if marked.IsZero() && time.Since(taken) >= markEvery || time.Since(taken) >= time.Minute {
+		if marked.IsZero() && time.Since(taken) >= r.pause() || time.Since(taken) >= time.Minute {
 			now := time.Now()
 			markCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			err := reader.Mark(markCtx)
@@ -227,9 +265,15 @@ func (r *reconciler) read(ctx context.Context, from time.Time) error {
 			}
 			marked, taken = now, now
 		}
-		pollCtx, cancel := context.WithTimeout(ctx, markEvery)
+		wait := markOften
+		if marked.IsZero() {
+			wait = max(markOften, r.pause()-time.Since(taken))
+		}
+		pollCtx, cancel := context.WithTimeout(ctx, wait)
+		r.polling(cancel)
 		records, err := reader.Poll(pollCtx)
 		waited := pollCtx.Err() != nil
+		r.polling(nil)
 		cancel()
 		if err != nil && !waited {
 			return err

@@ -19,8 +19,14 @@ const minResolve = 15 * time.Second
 // callbacks still sit in the spool of webhook-ingest.
 const settleIn = 60 * time.Second
 
-// becomeUnknown moves e to UNKNOWN. The caller writes it.
+// becomeUnknown moves e to UNKNOWN. The caller writes it. A wall clock that is wrong must not make windows that are over
+// before they begin, or that never end: nothing is unknown before its call, and while the clock is not trusted it counts
+// from when the call was over for certain.
 func (h *handler) becomeUnknown(e *entry, cause znsv1.UnknownCause, code, duration int32, now int64) {
+	intent := e.open[len(e.open)-1].intent
+	if now = max(now, intent); !h.clock.trusted(fromMs(now)) {
+		now = min(now, intent+minResolve.Milliseconds())
+	}
 	e.state, e.reason, e.until = stateUnknown, 0, 0
 	e.unknownSince, e.cause, e.unresolved = now, cause, false
 	e.decideAt = 0
