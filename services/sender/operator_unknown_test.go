@@ -1,0 +1,189 @@
+package sender
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	controlv1 "github.com/znshub/znshub/proto/control/v1"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	"github.com/znshub/znshub/services/sender/control"
+)
+
+// someUnknown makes n unknown ones of a campaign.
+func (c *core) someUnknown(n int, change ...func(*notificationv1.NotificationRequested)) []uuid.UUID {
+	c.t.Helper()
+	ids := c.many(n, change...)
+	for _, id := range ids {
+		c.answer(id, lost)
+	}
+	c.tick(true)
+	return ids
+}
+
+func TestResendUnknown(t *testing.T) {
+	c := newCore(t)
+	o := c.listen()
+	ids := c.someUnknown(3, ofCampaign("tet"))
+	first := c.ledgerOf(ids[0]).OpenAttempts[0].TrackingId
+	c.pass(time.Minute)
+	wrong := o.give(again, control.Campaign("tet"), func(cmd *controlv1.Command) {
+		cmd.Unknown = &controlv1.UnknownFilter{Causes: []controlv1.UnknownCause{controlv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED}}
+	})
+	c.tick(true)
+	c.tick(true)
+	if r := o.obeyed(wrong); r.Changed != 0 || r.Left != 3 || len(c.calls) != 0 {
+		t.Fatalf("another cause: %+v, %d calls", r, len(c.calls))
+	}
+	cmd := o.give(again, control.Campaign("tet"), func(cmd *controlv1.Command) {
+		cmd.Unknown = &controlv1.UnknownFilter{Causes: []controlv1.UnknownCause{controlv1.UnknownCause_UNKNOWN_CAUSE_TIMEOUT}}
+	})
+	c.tick(false)
+	c.want(ids[0], "UNKNOWN")
+	c.tick(true)
+	c.tick(true)
+	for _, id := range ids {
+		c.want(id, "SENDING(2)")
+	}
+	if r := o.obeyed(cmd); r.Changed != 3 {
+		t.Fatalf("%+v", r)
+	}
+	c.answer(ids[0], accepted("m"))
+	c.answer(ids[1], lost)
+	c.tick(true)
+	c.callback(ids[2], first) // somebody else's
+	c.answer(ids[2], rejected(-118))
+	c.tick(true)
+	c.want(ids[0], "done")
+	c.want(ids[1], "UNKNOWN")
+	if len(c.sent(ids[0])) != 1 {
+		t.Fatalf("zns.sent: %v", c.sent(ids[0]))
+	}
+	// Refused now, but the first attempt may have got through.
+	if f := c.failed(ids[2]); len(f) != 1 || f[0].Reason != unsolved || !f[0].PossiblySent {
+		t.Fatalf("zns.failed: %v", f)
+	}
+	// Read again by whoever comes next, it does nothing: unknown anew is not what it was about.
+	n := c.successor()
+	o.to(n)
+	n.tick(true)
+	n.tick(true)
+	n.want(ids[1], "UNKNOWN")
+}
+
+// TestResendIsObeyedOnceThoughTheOwnerDies: it sent again, and died before the ledger said that all was done.
+func TestResendIsObeyedOnceThoughTheOwnerDies(t *testing.T) {
+	c := newCore(t)
+	o := c.listen()
+	c.tick(true)
+	id := c.someUnknown(1)[0]
+	c.pass(time.Second)
+	o.give(again, control.All())
+	c.tick(true)
+	c.tick(true)
+	c.want(id, "SENDING(2)")
+	for p := range c.ledger { // cut off what the partition answered
+		for i, r := range c.ledger[p] {
+			if string(r.Key) == control.AckKey {
+				if ack, _ := control.DecodeAck(r.Value); ack.Position.Reached(0, 0) {
+					c.ledger[p] = append(append([]kafka.Record(nil), c.ledger[p][:i]...), c.ledger[p][i+1:]...)
+					break
+				}
+			}
+		}
+	}
+	n := c.successor()
+	o.to(n)
+	for range 4 {
+		n.tick(true)
+	}
+	n.want(id, "UNKNOWN")
+	if len(n.calls) != 0 {
+		t.Fatal("sent a third time, and an operator asked for one more")
+	}
+}
+
+func TestResendAfterExpiryIsTooLate(t *testing.T) {
+	c := newCore(t)
+	o := c.listen()
+	id := c.someUnknown(1, ttl(time.Minute))[0]
+	c.pass(time.Minute + time.Second)
+	cmd := o.give(again, control.ID(id))
+	c.tick(true)
+	c.tick(true)
+	if r := o.obeyed(cmd); r.TooLate != 1 || r.Changed != 0 || len(c.calls) != 0 {
+		t.Fatalf("%+v, %d calls", r, len(c.calls))
+	}
+}
+
+func TestFailUnknown(t *testing.T) {
+	c := newCore(t)
+	o := c.listen()
+	id := c.someUnknown(1)[0]
+	tracking := c.ledgerOf(id).OpenAttempts[0].TrackingId
+	cmd := o.give(failIt, control.All())
+	c.tick(false)
+	c.tick(true)
+	c.tick(true)
+	c.want(id, "FAILED(UNRESOLVED)")
+	if r := o.obeyed(cmd); r.Changed != 1 {
+		t.Fatalf("%+v", r)
+	}
+	f := c.failed(id)
+	if len(f) != 1 || f[0].Reason != unsolved || !f[0].PossiblySent {
+		t.Fatalf("zns.failed: %v", f)
+	}
+	c.callback(id, tracking)
+	c.tick(true)
+	if s := c.sent(id); len(s) != 1 || !s[0].Corrects || len(c.failed(id)) != 1 {
+		t.Fatalf("after its callback: zns.sent %v, zns.failed %v", s, c.failed(id))
+	}
+}
+
+// TestUnlistedCodeWaitsForAPerson: a code that is in no table may mean that the message was sent.
+func TestUnlistedCodeWaitsForAPerson(t *testing.T) {
+	unlisted := rejected(-99999)
+	begin := func(t *testing.T) (*core, *operators, uuid.UUID) {
+		c := newCore(t)
+		o := c.listen()
+		id := c.many(1)[0]
+		c.answer(id, unlisted)
+		c.tick(true)
+		c.want(id, "HELD(operator)")
+		return c, o, id
+	}
+	for action, want := range map[controlv1.Action]control.Result{
+		retry: {Left: 1}, cancel: {TooLate: 1},
+	} {
+		c, o, id := begin(t)
+		cmd := o.give(action, control.All())
+		c.tick(true)
+		c.tick(true)
+		c.want(id, "HELD(operator)")
+		if r := o.obeyed(cmd); r != want {
+			t.Errorf("%s: %+v", action, r)
+		}
+	}
+	c, o, id := begin(t)
+	o.give(holdIt, control.ID(id))
+	o.give(release, control.ID(id))
+	c.tick(true)
+	c.tick(true)
+	c.want(id, "HELD(operator)") // a release is no word about what was perhaps sent
+	o.give(again, control.All(), func(cmd *controlv1.Command) {
+		cmd.Unknown = &controlv1.UnknownFilter{Causes: []controlv1.UnknownCause{controlv1.UnknownCause_UNKNOWN_CAUSE_AMBIGUOUS_CODE}}
+	})
+	c.tick(true)
+	c.tick(true)
+	c.want(id, "SENDING(2)")
+
+	c, o, id = begin(t)
+	o.give(failIt, control.All())
+	c.tick(true)
+	c.tick(true)
+	if f := c.failed(id); len(f) != 1 || f[0].Reason != unsolved || !f[0].PossiblySent {
+		t.Fatalf("zns.failed: %v", f)
+	}
+}
