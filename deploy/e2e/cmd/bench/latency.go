@@ -168,7 +168,8 @@ func (d *bed) restored(ctx context.Context, p *harness.Process) error {
 		return err
 	}
 	probes := 8 * d.partitions // by chance every partition has some
-	if _, err := d.send(ctx, &harness.Load{Seed: 97, Total: probes, Change: func(_ int, m *notificationv1.NotificationRequested) {
+	d.probed++                 // others each time: the same would be known
+	if _, err := d.send(ctx, &harness.Load{Seed: 90 + d.probed, Total: probes, Change: func(_ int, m *notificationv1.NotificationRequested) {
 		m.Category = notificationv1.Category_CATEGORY_OTP
 	}}); err != nil {
 		return err

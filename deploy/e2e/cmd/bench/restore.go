@@ -46,7 +46,10 @@ func (b *runner) restore(ctx context.Context) (r readings, err error) {
 		return nil, err
 	}
 	begin := time.Now()
-	if err := p.Restart(ctx); err != nil {
+	if err := p.Start(); err != nil {
+		return nil, err
+	}
+	if err := d.restored(ctx, p); err != nil {
 		return nil, err
 	}
 	r = readings{"restore": time.Since(begin).Seconds(), "ledger_bytes": float64(bytes) / float64(b.finished)}

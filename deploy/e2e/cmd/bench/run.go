@@ -40,6 +40,7 @@ type bed struct {
 	input  string
 	system *harness.System
 	specs  []topic.Spec
+	probed uint64 // how often restored has sent probes
 	cancel context.CancelFunc
 }
 
