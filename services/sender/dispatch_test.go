@@ -36,7 +36,8 @@ func limited(t *testing.T, l *limit.Limits) *limit.Permit {
 func TestDispatcherBoundsCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var active, most, made atomic.Int32
-		d := newDispatcher(testLimits(20), func(*call) zalo.Result {
+		l := testLimits(20)
+		d := newDispatcher(l, func(*call) zalo.Result {
 			most.Store(max(most.Load(), active.Add(1)))
 			time.Sleep(50 * time.Millisecond)
 			active.Add(-1)
@@ -46,7 +47,7 @@ func TestDispatcherBoundsCalls(t *testing.T) {
 		p := &partition{}
 		for range 200 {
 			p.calls.Add(1)
-			d.start(&call{p: p, deadline: time.Now().Add(time.Minute)})
+			d.start(&call{p: p, deadline: time.Now().Add(time.Minute), permit: limited(t, l)})
 		}
 		d.wait(t.Context())
 		if most.Load() != 20 || made.Load() != 200 || p.calls.Load() != 0 || p.ended.Load() != 200 {

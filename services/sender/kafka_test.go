@@ -22,7 +22,7 @@ import (
 // TestKafkaOneByOne takes single notifications through a real broker and a real HTTP server.
 func TestKafkaOneByOne(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 4)
+	w := newWorld(t, 4, "ZALO_ACCESS_TOKEN="+testOA+"=test-token,1111111111111111111=test-token") // the second has no money
 	w.provider.respond(func(p post) answer {
 		switch {
 		case p.Key == "no account":
@@ -126,7 +126,7 @@ func TestKafkaOneByOne(t *testing.T) {
 		}
 	})
 	t.Run("expired while held", func(t *testing.T) {
-		id := w.publish(request("no money", ttl(2*time.Second)))[0]
+		id := w.publish(request("no money", ttl(2*time.Second), ofOA("1111111111111111111")))[0]
 		f := w.wantFailed(id, znsv1.FailureReason_FAILURE_REASON_EXPIRED, 40*time.Second)
 		if n := len(w.provider.got("no money")); n != 1 || f.ProviderCode != -115 || len(f.Attempts) != 1 {
 			t.Errorf("%d posts, zns.failed %v", n, f)

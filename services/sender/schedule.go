@@ -285,7 +285,7 @@ func (h *handler) tell(tx tick) (again bool) {
 				if f.loading || f.ready() == 0 || h.isOpen(f, now) || ms(now)-f.closedAt < tellAfter.Milliseconds() {
 					continue
 				}
-				f.retell()
+				f.retell(&p.slots)
 				if h.loadUntold(p, f) {
 					continue // they are being read
 				}
@@ -318,12 +318,18 @@ func (h *handler) loadUntold(p *partition, f *flow) bool {
 }
 
 // retell makes those that were told of another reason be told of the present one.
-func (f *flow) retell() {
-	if f.untold().len() == 0 && f.told != f.hold.Reason {
-		f.toldIn = 1 - f.toldIn
+func (f *flow) retell(a *arena) {
+	reason := f.hold.Reason
+	if f.told != reason {
+		first := f.untold().first()
+		// Those told of the present reason may stand among the others: they came, or came back, while another was told.
+		if first == 0 || a.at(first).has(flagFlowHold) && ledgerv1.HoldReason(a.at(first).reason) == reason {
+			f.toldIn = 1 - f.toldIn
+			f.told = reason
+		}
 	}
 	if f.heaps[f.toldIn].len() == 0 {
-		f.told = f.hold.Reason
+		f.told = reason
 	}
 }
 

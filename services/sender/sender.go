@@ -32,6 +32,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/znshub/znshub/pkg/config"
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/service"
 	"github.com/znshub/znshub/pkg/stream"
@@ -45,6 +46,9 @@ type Extras struct {
 	Client []kgo.Opt // options for the Kafka clients, for example a virtual network
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Step   func(stream.Step) // handed to the engine
+
+	// Reload reads the settings again, for access tokens that are renewed in a file. nil: they stay as they are.
+	Reload func() (Config, error)
 	// Engine may change the engine's settings: how often an idle member speaks, in simulations of weeks.
 	Engine func(*stream.Config)
 }
@@ -60,12 +64,18 @@ type Sender struct {
 	cfg      Config
 	settings settings
 	control  *control.Rules
+	tokens   *accessTokens
+	tables   *tables
+	reload   func() (Config, error)
 }
 
 // Run sends until ctx ends; then it waits for the calls under way, commits their outcomes, leaves the group and returns
 // nil. Any other return is an error that this process cannot mend by itself.
 func Run(ctx context.Context, svc *service.Service, cfg Config) error {
-	s, err := New(svc, cfg, Extras{})
+	s, err := New(svc, cfg, Extras{Reload: func() (fresh Config, err error) {
+		_, err = config.Load(&fresh)
+		return fresh, err
+	}})
 	if err != nil {
 		return err
 	}
@@ -82,7 +92,8 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	settings.of(svc)
 	client = append(client, extras.Client...)
 	s := &Sender{cfg: cfg, settings: settings, kafka: client}
-	if s.client, err = zaloClient(cfg, &settings, extras.Dial); err != nil {
+	s.reload, s.tokens = extras.Reload, &accessTokens{log: svc.Log}
+	if s.client, err = zaloClient(cfg, s.tokens.get, extras.Dial); err != nil {
 		return nil, err
 	}
 	if s.admin, err = kgo.NewClient(append([]kgo.Opt{kgo.ClientID(cfg.Group + "-" + svc.Instance + "-admin"), kgo.MetadataMinAge(100 * time.Millisecond)}, client...)...); err != nil {
@@ -103,6 +114,12 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	h.metrics.watch(svc.Registry, h)
 	wake := func() { s.engine.Wake() }
 	h.limit(settings.limits)
+	s.tokens.limits = h.limits
+	if settings.mode != modeSimulate {
+		s.tokens.set(settings.tokens)
+	}
+	s.tables = newTables(client, s.topics.Topics, h.limits, settings.ceSource, svc.Log)
+	h.templateCategory = s.tables.category
 	h.dispatch = newDispatcher(h.limits, s.send, wake)
 	h.loader = newLoader(func(ctx context.Context, p int32, offsets []int64) ([]kafka.Record, error) {
 		return s.engine.ReadLedger(ctx, p, offsets)
@@ -118,6 +135,7 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	engine := stream.Config{
 		Client: client, Group: cfg.Group, Input: cfg.Topic, Ledger: settings.ledgerTopic, InstanceID: svc.Instance,
 		Handler: h, Log: svc.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: h.metrics.commits(extras.Step),
+		GroupProtocol: cfg.GroupProtocol,
 	}
 	if extras.Engine != nil {
 		extras.Engine(&engine)
@@ -148,6 +166,12 @@ func (s *Sender) Run(ctx context.Context) error {
 	serving.Go(func() { s.h.clock.run(live) })
 	serving.Go(func() { s.control.Run(live) })
 	serving.Go(func() { s.h.loader.run(live) })
+	serving.Go(func() { s.tables.run(live) })
+	serving.Go(func() { s.forecasts(live) })
+	if s.settings.mode != modeSimulate {
+		serving.Go(func() { s.tokens.watch(live, s.reload, s.engine.Wake) })
+	}
+	s.tables.ready(ctx)
 	err := s.engine.Run(ctx)
 	stop()
 	serving.Wait()
@@ -218,16 +242,8 @@ func (s *Sender) send(c *call) zalo.Result {
 	return r
 }
 
-func zaloClient(cfg Config, settings *settings, dial func(context.Context, string, string) (net.Conn, error)) (*zalo.Client, error) {
-	zc := zalo.Config{
-		URL: cfg.APIURL, MaxInFlight: cfg.MaxInFlight, RequestTimeout: cfg.RequestTimeout, Dial: dial,
-		AccessToken: func(_ context.Context, oaID string) (string, error) {
-			if token := settings.tokens[oaID]; token != "" {
-				return token, nil
-			}
-			return "", errors.New("ZALO_ACCESS_TOKEN has none for this OA")
-		},
-	}
+func zaloClient(cfg Config, token func(ctx context.Context, oaID string) (string, error), dial func(context.Context, string, string) (net.Conn, error)) (*zalo.Client, error) {
+	zc := zalo.Config{URL: cfg.APIURL, MaxInFlight: cfg.MaxInFlight, RequestTimeout: cfg.RequestTimeout, Dial: dial, AccessToken: token}
 	if cfg.AppSecretProof {
 		zc.AppSecret = cfg.AppSecret
 	}

@@ -37,7 +37,7 @@ type guard struct {
 }
 
 const (
-	firstWindow = 32
+	firstWindow = 16
 	breakAfter  = 5
 	rateAfter   = 3
 	firstPause  = time.Second
@@ -72,7 +72,8 @@ func (g *guard) good(p *Permit) (opened bool) {
 		g.reason, g.pause, g.probe = 0, 0, nil
 		g.knee = max(2, g.window)
 		g.window = min(g.max, 2)
-		opened = true
+		g.fails, g.refused, g.trouble = 0, 0, 0
+		return true
 	}
 	g.fails, g.refused = 0, 0
 	g.trouble *= 1 - troubleAlpha
@@ -81,7 +82,7 @@ func (g *guard) good(p *Permit) (opened bool) {
 	} else {
 		g.window = min(g.max, g.window+1.0/8)
 	}
-	return opened
+	return false
 }
 
 // bad notes a call that got no answer, or that did not get out. closed: nothing starts any more for a while.

@@ -535,14 +535,14 @@ func (l *Limits) release(gs gates) int {
 }
 
 // TemplateEnabled says that Zalo has approved a template, at the given time.
-func (l *Limits) TemplateEnabled(oaID, templateID string) {
+func (l *Limits) TemplateEnabled(oaID, templateID string, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o := l.oas[oaID]
 	if o == nil || o.templates[templateID] == nil {
 		return
 	}
-	if g := o.templates[templateID].gates.find(kindReview, 0); g != nil {
+	if g := o.templates[templateID].gates.find(kindReview, 0); g != nil && at.After(g.since) {
 		l.ajar(g)
 		l.changed()
 	}

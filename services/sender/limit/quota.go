@@ -64,7 +64,13 @@ func (q *quota) learn(w Word, now time.Time) (news bool) {
 	if at.IsZero() {
 		at = wall(now)
 	}
-	if q.known && at.Before(q.at) || at.After(now.Add(time.Hour)) {
+	if at.After(now.Add(time.Hour)) {
+		return false
+	}
+	if q.known && q.at.After(now.Add(time.Minute)) {
+		q.known = false // this machine's clock was ahead once, and nothing of that holds
+	}
+	if q.known && at.Before(q.at) {
 		return false
 	}
 	before := *q
