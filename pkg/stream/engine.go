@@ -47,8 +47,9 @@ type Config struct {
 	Pulse time.Duration
 
 	// How often the end of the input is looked at, and for how long a transaction may hold it back before that is
-	// told: 5 s and 30 s. Only the package's tests set them.
-	inputEvery, inputHeldFor time.Duration
+	// told: 5 s and 30 s; and for how long a partition may be kept from being restored: 15 s. Only the package's tests
+	// set them.
+	inputEvery, inputHeldFor, heldUpFor time.Duration
 }
 
 // callTimeout bounds every single call to a broker under the tick lock. A coordinator that loads can hold an offset
@@ -127,6 +128,7 @@ func New(cfg Config) (*Engine, error) {
 	cfg.Pulse = or(cfg.Pulse, time.Second)
 	cfg.inputEvery = or(cfg.inputEvery, max(5*time.Second, cfg.Pulse))
 	cfg.inputHeldFor = or(cfg.inputHeldFor, 30*time.Second)
+	cfg.heldUpFor = or(cfg.heldUpFor, 15*time.Second)
 	cfg.MaxRecords = or(cfg.MaxRecords, 2000)
 	cfg.MaxBytes = or(cfg.MaxBytes, 4<<20)
 	named := cfg.InstanceID != ""

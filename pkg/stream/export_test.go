@@ -7,3 +7,6 @@ import "time"
 func WatchInput(cfg *Config, every, held time.Duration) {
 	cfg.inputEvery, cfg.inputHeldFor = every, held
 }
+
+// HeldUpFor sets how long a partition of a test's engine may be kept from being restored before that is told.
+func HeldUpFor(cfg *Config, d time.Duration) { cfg.heldUpFor = d }

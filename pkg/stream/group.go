@@ -81,6 +81,7 @@ func (e *Engine) own(id int32, member string) *part {
 		id: id, ledgered: id < e.LedgerPartitions(), assigned: time.Now(), member: member, paused: true, closing: e.draining,
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.holdsUp(errUnstable)
 	e.qmu.Lock()
 	e.parts[id] = p
 	e.qmu.Unlock()
@@ -134,6 +135,7 @@ func (e *Engine) reown(cl *kgo.Client, member string) {
 // beginRestore starts the restore of p. mu is held.
 func (e *Engine) beginRestore(p *part) {
 	p.restored = make(chan struct{})
+	p.holdsUp(nil)
 	go func() {
 		defer close(p.restored)
 		e.restore(p)

@@ -2,7 +2,9 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -28,6 +30,8 @@ type part struct {
 	cancel   context.CancelFunc
 	restored chan struct{}
 
+	held atomic.Pointer[holdUp] // what keeps it from being restored; nil: nothing
+
 	// Under the tick lock.
 	ready     bool
 	closing   bool
@@ -45,6 +49,47 @@ type part struct {
 	full   bool // the Handler says so
 	open   bool // restored, not closing, not stopped
 	paused bool
+}
+
+// holdUp is what keeps a partition from being restored.
+type holdUp struct {
+	since time.Time
+	why   error
+	told  atomic.Bool
+}
+
+// holdsUp notes that err, of whatever kind, keeps p from being restored; nil that it gets on.
+func (p *part) holdsUp(err error) {
+	if err == nil {
+		p.held.Store(nil)
+		return
+	}
+	since := time.Now()
+	if h := p.held.Load(); h != nil {
+		if h.why.Error() == err.Error() {
+			return
+		}
+		since = h.since
+	}
+	p.held.Store(&holdUp{since: since, why: err})
+}
+
+// errUnstable holds a partition up from its assignment until the client has fetched the group's offsets.
+var errUnstable = errors.New("the group's offsets are not stable: a transaction that commits offsets of the group is open, or the group's coordinator does not answer")
+
+// tellHeldUp warns once of each partition that was held up for long.
+func (e *Engine) tellHeldUp() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.sorted() {
+		h := p.held.Load()
+		if h == nil || p.ready || p.err != nil || time.Since(h.since) < e.cfg.heldUpFor || h.told.Swap(true) {
+			continue
+		}
+		e.log.Warn("a partition cannot be restored: nothing is done for it, this process is not ready",
+			"partition", p.id, "since", h.since, "err", h.why,
+			"fix", "zns doctor names open transactions and brokers that are away; docs/operations.md says what to do about a transaction that does not end by its producer's timeout")
+	}
 }
 
 // sorted lists the partitions in ascending order. mu is held.

@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/stream"
@@ -182,10 +184,11 @@ func TestForeignTransactionIsLeftAlone(t *testing.T) {
 	if err := foreign.ProduceSync(t.Context(), &kgo.Record{Topic: w.cfg.Ledger, Key: []byte("x"), Value: []byte(`{"id":"x","state":"SENT"}`)}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
-	m := w.run("one")
+	m := w.run("one", func(_ *appConfig, sc *stream.Config) { stream.HeldUpFor(sc, 2*time.Second) })
 	eventually(t, 10*time.Second, "it is reported", func() bool {
 		return strings.Contains(m.log.String(), "a transaction of another program holds up a partition")
 	})
+	m.heldUp(t, "an open transaction on ledger topic")
 	time.Sleep(time.Second)
 	if strings.Contains(m.log.String(), string(stream.StepTakeover)) {
 		t.Error("it was ended")
@@ -202,4 +205,53 @@ func TestForeignTransactionIsLeftAlone(t *testing.T) {
 			t.Error("what the transaction wrote was not restored")
 		}
 	})
+}
+
+// heldUp waits until the only partition is told to be not restored for the reason why, in Status and once in the log.
+func (l *inProcess) heldUp(t *testing.T, why string) {
+	t.Helper()
+	eventually(t, 15*time.Second, "Status tells why it is not restored", func() bool {
+		ps := l.Status().Partitions
+		return len(ps) == 1 && ps[0].Err != nil && strings.Contains(ps[0].Err.Error(), why)
+	})
+	eventually(t, 5*time.Second, "the log tells", func() bool {
+		return strings.Count(l.log.String(), "a partition cannot be restored") == 1
+	})
+}
+
+// While the group's offsets are not stable nothing is restored; that is told, and passes.
+func TestUnstableOffsetsAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, kafkatest.Real(t, "transactional offsets"), 1)
+	txnID := kafkatest.Name("foreign")
+	foreign := w.server.Client(t, kgo.TransactionalID(txnID), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err := foreign.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := foreign.ProduceSync(t.Context(), &kgo.Record{Topic: w.cfg.DLQ, Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	id, epoch, err := foreign.ProducerID(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := kmsg.NewPtrTxnOffsetCommitRequest()
+	req.TransactionalID, req.Group, req.ProducerID, req.ProducerEpoch, req.Generation = txnID, w.cfg.Group, id, epoch, -1
+	req.Topics = []kmsg.TxnOffsetCommitRequestTopic{{Topic: w.cfg.Input, Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{{LeaderEpoch: -1}}}}
+	resp, err := req.RequestWith(t.Context(), foreign)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.Topics[0].Partitions[0].ErrorCode)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := w.run("one", func(_ *appConfig, sc *stream.Config) { stream.HeldUpFor(sc, 2*time.Second) })
+	m.heldUp(t, "the group's offsets are not stable")
+	if err := foreign.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
+		t.Errorf("the foreign program was fenced: %v", err)
+	}
+	m.ready(t, 1)
+	if err := m.Status().Partitions[0].Err; err != nil {
+		t.Errorf("restored, and yet: %v", err)
+	}
 }

@@ -49,6 +49,7 @@ func (e *Engine) restore(p *part) {
 			e.mu.Unlock()
 			return
 		}
+		p.holdsUp(err)
 		if e.quiet.pass("restore " + err.Error()) {
 			e.log.Warn("restoring a partition failed, trying again", "partition", p.id, "err", err)
 		}
@@ -120,6 +121,7 @@ func (r *reader) try() (next int64, err error) {
 		return 0, p.ctx.Err()
 	}
 	p.next, p.committed, p.ledgerEnd, p.ready = next, max(stored.offset, 0), r.end, true
+	p.holdsUp(nil)
 	e.cfg.Handler.Restored(p.id)
 	e.adjustAll()
 	e.publish()
@@ -173,9 +175,11 @@ func (r *reader) fetch(leader int32) error {
 	switch {
 	case got.next > r.offset:
 		r.offset = got.next
+		r.p.holdsUp(nil)
 	case got.nothing && got.stable >= r.end:
 		r.offset = r.end // compaction has removed what was between here and the end
 	default:
+		r.p.holdsUp(fmt.Errorf("an open transaction on ledger topic %s holds readers back at offset %d", r.e.cfg.Ledger, got.stable))
 		sleep(r.p.ctx, restoreWait)
 	}
 	return nil

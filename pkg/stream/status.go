@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -21,7 +22,7 @@ type PartitionStatus struct {
 	Ready     bool  // restored and taking part in ticks
 	Full      bool  // fetching is paused because the Handler is full
 	Next      int64 // next input offset to accept
-	Err       error // why the partition is stopped; nil when it is not
+	Err       error // why the partition is stopped, or could not be restored for 15 s; nil when it is neither
 
 	// HeldBack is since when an open transaction keeps read-committed readers from the end of the input; zero when
 	// none does.
@@ -40,9 +41,13 @@ func (e *Engine) Status() Status {
 func (e *Engine) publish() {
 	s := &Status{Commits: e.tally.commits, Aborts: e.tally.aborts}
 	for _, p := range e.sorted() {
+		err := p.err
+		if h := p.held.Load(); err == nil && h != nil && !p.ready && time.Since(h.since) >= e.cfg.heldUpFor {
+			err = fmt.Errorf("not restored after %v: %w", time.Since(h.since).Round(time.Second), h.why)
+		}
 		s.Partitions = append(s.Partitions, PartitionStatus{
 			Partition: p.id, FrontDoor: !p.ledgered, Ready: p.ready && p.err == nil, Full: p.full, Next: p.next,
-			Err: p.err, HeldBack: p.heldBack,
+			Err: err, HeldBack: p.heldBack,
 		})
 	}
 	e.status.Store(s)

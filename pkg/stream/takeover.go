@@ -42,6 +42,7 @@ func (e *Engine) watch(ctx context.Context) {
 		} else if err := e.endDeadOwners(ctx, waiting, seen, ended); err != nil && e.quiet.pass("takeover") {
 			e.log.Warn("cannot look for transactions of dead owners, trying again", "err", err)
 		}
+		e.tellHeldUp()
 		if time.Since(inputChecked) >= e.cfg.inputEvery {
 			inputChecked = time.Now()
 			if err := e.checkInput(ctx, stable); err != nil && ctx.Err() == nil && e.quiet.pass("input") {
