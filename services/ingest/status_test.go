@@ -148,10 +148,7 @@ func TestStatus(t *testing.T) {
 // TestStatusRebuilt: webhook-ingest is killed again and again while it folds, two processes take partitions from each
 // other, and in the end zns.status is what the events say, each snapshot newer than the one before it.
 func TestStatusRebuilt(t *testing.T) {
-	if testing.Short() {
-		t.Skip("kills processes")
-	}
-	w := newWorld(t, kafkatest.Broker(t), 4)
+	w := newWorld(t, kafkatest.Real(t, "a process that is killed inside a transaction"), 4)
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	first, second := w.config(), w.config()
 	a, b := w.process(first), w.process(second)

@@ -123,16 +123,33 @@ func inOrder(offsets []int64) error {
 // when somebody takes them again, none is missing.
 func TestStuckPartition(t *testing.T) {
 	c := newCluster(t)
-	const n = 300
-	for range n {
-		c.sent(idIn(0))
-		c.sent(idIn(1))
+	const n = 60
+	write := func(facts int) {
+		for range facts {
+			c.sent(idIn(0), idIn(1))
+		}
 	}
+	write(n / 3)
 	f := c.facts(20_000)
 	f.assign(0, unread())
 	f.assign(1, unread())
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, bytes := f.queued(); bytes > 20_000 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the queues do not fill")
+		}
+	}
+	write(n - n/3) // there is no room for these
 	if err := inOrder(taken(t, f, 1, n)); err != nil {
 		t.Errorf("the partition that works: %v", err)
+	}
+	f.mu.Lock()
+	left := f.parts[0].left
+	f.mu.Unlock()
+	if !left {
+		t.Error("the test met no stuck partition")
 	}
 	if err := inOrder(taken(t, f, 0, n)); err != nil {
 		t.Errorf("the partition that was stuck: %v", err)
@@ -142,25 +159,41 @@ func TestStuckPartition(t *testing.T) {
 	}
 }
 
-// TestQueuesAreBounded: reading waits when the queues are full.
+// TestQueuesAreBounded: reading waits while the queues are full, and goes on when they are not.
 func TestQueuesAreBounded(t *testing.T) {
 	c := newCluster(t)
-	ids := make([]uuid.UUID, 2000)
-	for i := range ids {
-		ids[i] = idIn(int32(i % 2))
+	const n = 300
+	write := func(facts int) {
+		for range facts {
+			c.sent(idIn(0), idIn(1))
+		}
 	}
-	f := c.facts(100_000)
+	write(n / 3)
+	f := c.facts(50_000)
+	stuckAfter := func(d time.Duration) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.stuckAfter = d
+	}
+	stuckAfter(time.Hour)
 	f.assign(0, unread())
 	f.assign(1, unread())
-	for chunk := 0; chunk < len(ids); chunk += 20 { // small fetches: a queue may hold one more than its bound
-		c.sent(ids[chunk : chunk+20]...)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, bytes := f.queued(); bytes >= 50_000 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the queues do not fill")
+		}
 	}
-	time.Sleep(300 * time.Millisecond)
-	if n, bytes := f.queued(); bytes > 300_000 || n == len(ids) {
-		t.Errorf("%d facts of %d bytes are queued", n, bytes)
+	write(n - n/3)
+	time.Sleep(2 * time.Second)
+	if queued, bytes := f.queued(); queued > n { // what was there, and one fetch more at most
+		t.Errorf("%d facts of %d bytes are queued", queued, bytes)
 	}
+	stuckAfter(time.Second) // or the one that is read later would hold up the other
 	for p := range int32(2) {
-		if err := inOrder(taken(t, f, p, len(ids)/2)); err != nil {
+		if err := inOrder(taken(t, f, p, n)); err != nil {
 			t.Errorf("partition %d: %v", p, err)
 		}
 	}

@@ -46,8 +46,11 @@ type Config struct {
 	Partitions func() int32 // of the ledger
 	CacheBytes int          // of snapshots in memory; default 32 MiB
 	QueueBytes int          // of events that wait to be folded; default 16 MiB
-	Wake       func()       // asks for a tick; must not block
-	Log        *slog.Logger
+	// BatchEvents bounds the events of one partition that one transaction folds, and with them the time under the tick
+	// lock; default 500.
+	BatchEvents int
+	Wake        func() // asks for a tick; must not block
+	Log         *slog.Logger
 	// Counted is told once for each event what became of it; may be nil. It must not block.
 	Counted func(r Result, n int)
 }
@@ -84,6 +87,9 @@ func New(cfg Config) *Folder {
 	}
 	if cfg.QueueBytes == 0 {
 		cfg.QueueBytes = 16 << 20
+	}
+	if cfg.BatchEvents == 0 {
+		cfg.BatchEvents = 500
 	}
 	if cfg.Counted == nil {
 		cfg.Counted = func(Result, int) {}

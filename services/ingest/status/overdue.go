@@ -159,7 +159,7 @@ func (f *Folder) tellOverdue(tx *stream.Tx, p int32, part *partition, seen time.
 			heap.Push(due, a)
 		}
 	}()
-	for due.Len() > 0 && (*due)[0].due <= now.UnixMilli() && len(later) < factsPerTick {
+	for due.Len() > 0 && (*due)[0].due <= now.UnixMilli() && len(later) < f.cfg.BatchEvents {
 		a := heap.Pop(due).(*awaited)
 		later = append(later, a)
 		if !complete || time.UnixMilli(a.due).After(part.inputSeen) || waits(p, a.id) {

@@ -13,9 +13,6 @@ import (
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
 
-// factsPerTick bounds the events of one partition that one transaction folds, and with them the time under the tick lock.
-const factsPerTick = 500
-
 // Work folds what has arrived, and publishes zns.overdue. waits reports whether a receipt of the notification waits to be
 // published. next is when it wants to be called again; zero: only when woken.
 func (f *Folder) Work(tx *stream.Tx, waits func(p int32, id uuid.UUID) bool) (next time.Time) {
@@ -43,7 +40,7 @@ func (f *Folder) Work(tx *stream.Tx, waits func(p int32, id uuid.UUID) bool) (ne
 		if !due.IsZero() && !due.After(tx.Now()) {
 			seen = f.facts.seenUpTo(p) // before peek: what was seen by then is in the queue
 		}
-		queue, more := f.facts.peek(p, factsPerTick)
+		queue, more := f.facts.peek(p, f.cfg.BatchEvents)
 		b, again := f.foldPartition(tx, p, part, queue, more)
 		switch {
 		case again:
