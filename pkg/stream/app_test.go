@@ -296,7 +296,8 @@ func (a *app) step() func(stream.Step) {
 }
 
 func (a *app) streamConfig(log *slog.Logger) stream.Config {
-	client := []kgo.Opt{kgo.SeedBrokers(strings.Split(a.cfg.Brokers, ",")...)}
+	// The client id of a configuration is not the one by which a member is known.
+	client := []kgo.Opt{kgo.SeedBrokers(strings.Split(a.cfg.Brokers, ",")...), kgo.ClientID("configured")}
 	if a.cfg.Proxy != "" {
 		client = append(client, kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, a.cfg.Proxy)

@@ -310,8 +310,15 @@ type provider struct {
 	*httptest.Server
 	mu    sync.Mutex
 	taken map[string]int
+	times []callTime
 	late  []string // calls that came after their launch deadline
 	delay time.Duration
+}
+
+// callTime is when the provider was asked for id.
+type callTime struct {
+	id string
+	at time.Time
 }
 
 func newProvider(t *testing.T) *provider {
@@ -321,6 +328,7 @@ func newProvider(t *testing.T) *provider {
 		deadline, err := time.Parse(time.RFC3339Nano, r.Header.Get("X-Deadline"))
 		p.mu.Lock()
 		p.taken[id]++
+		p.times = append(p.times, callTime{id, time.Now()})
 		// A pause between the check and the write itself remains; the tests stop processes at known steps only.
 		if err != nil || time.Now().After(deadline.Add(time.Second)) {
 			p.late = append(p.late, id)
