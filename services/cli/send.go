@@ -36,6 +36,7 @@ type sendCmd struct {
 	NotBefore   time.Time     `placeholder:"TIME" help:"Not before this time, 2026-12-01T06:00:00+07:00."`
 	TTL         time.Duration `name:"ttl" help:"How long a call may still start."`
 	Reference   string        `help:"Order or invoice number, echoed in every result."`
+	Campaign    string        `help:"The campaign_id: what zns hold, cancel and find know it by."`
 
 	Topic   string        `default:"${requested}" help:"Input topic."`
 	Wait    bool          `help:"Wait until the phone has it or it failed; exit code 1 when it failed or the time is over."`
@@ -109,7 +110,7 @@ func (c *sendCmd) request() *notificationv1.NotificationRequested {
 		Recipient: &notificationv1.Recipient{Phone: c.Phone}, TemplateId: c.Template, TemplateData: c.Data,
 		Category:    notificationv1.Category(notificationv1.Category_value["CATEGORY_"+strings.ToUpper(c.Category)]),
 		OnUnknown:   notificationv1.OnUnknown(notificationv1.OnUnknown_value["ON_UNKNOWN_"+strings.ToUpper(c.OnUnknown)]),
-		OrderingKey: c.OrderingKey, Reference: c.Reference,
+		OrderingKey: c.OrderingKey, Reference: c.Reference, CampaignId: c.Campaign,
 	}
 	if c.ID == "" && c.Key == "" {
 		req.NotificationId = newID()
