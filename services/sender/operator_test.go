@@ -366,6 +366,26 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestCancelIsReadLate: what was requested after the command is not meant, though it waits when the command is read.
+func TestCancelIsReadLate(t *testing.T) {
+	c := newCore(t)
+	o := c.listen()
+	c.occupy()
+	before := c.many(1, ofCampaign("tet"))[0]
+	given := c.now
+	c.pass(time.Second)
+	after := c.many(1, ofCampaign("tet"))[0]
+	cmd := o.give(cancel, control.Campaign("tet"))
+	o.records[len(o.records)-1].Time = given
+	c.tick(true)
+	c.tick(true)
+	c.want(before, "done")
+	c.want(after, "ACCEPTED")
+	if r := o.obeyed(cmd); r.Changed != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestCancelLeavesTheCallUnderWay(t *testing.T) {
 	c := newCore(t)
 	o := c.listen()
