@@ -2,6 +2,7 @@ package sender
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/znshub/znshub/pkg/kafka"
@@ -16,6 +17,14 @@ func (h *handler) limit(cfg limit.Config) {
 	h.pace = h.limits
 	h.arrived = func(f limit.Flow) { h.limits.Arrived(time.Now(), f) }
 	h.seedHold = func(f limit.Flow, hold limit.Hold) { h.limits.Seed(f, hold, time.Now()) }
+}
+
+// codeLabel is Zalo's error code as a label; empty: there was none.
+func codeLabel(code int) string {
+	if code == 0 {
+		return ""
+	}
+	return strconv.Itoa(code)
 }
 
 // advance lets the limits do what is due, and tells what opened and closed.

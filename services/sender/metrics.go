@@ -11,6 +11,7 @@ import (
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/limit"
 )
 
 // Reasons for which live entries wait, as indexes of partition.waiting: ready, the hold reasons, and what is not a
@@ -136,6 +137,7 @@ func (m *metrics) commits(next func(stream.Step)) func(stream.Step) {
 
 // watch lets the collector see what waits; each scrape reads the counters of the partitions.
 func (m *metrics) watch(reg prometheus.Registerer, h *handler) {
+	reg.MustRegister(newLimitCollector(func() *limit.Limits { return h.limits }))
 	reg.MustRegister(waitingCollector{h, prometheus.NewDesc("znshub_sender_waiting",
 		"Notifications that are not finished, by why they wait.", []string{"reason"}, nil)})
 	reg.MustRegister(memoryCollector{

@@ -21,10 +21,12 @@ type Event struct {
 }
 
 // NeedsPerson reports whether nothing but a person can mend what closed.
-func (e Event) NeedsPerson() bool {
-	switch e.Reason {
+func (e Event) NeedsPerson() bool { return !e.Open && needsPerson(e.Reason) }
+
+func needsPerson(r ledgerv1.HoldReason) bool {
+	switch r {
 	case ledgerv1.HoldReason_HOLD_REASON_TOKEN, ledgerv1.HoldReason_HOLD_REASON_ACCOUNT, ledgerv1.HoldReason_HOLD_REASON_OPERATOR:
-		return !e.Open
+		return true
 	}
 	return false
 }

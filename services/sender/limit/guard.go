@@ -41,8 +41,8 @@ const (
 	breakAfter  = 5
 	rateAfter   = 3
 	firstPause  = time.Second
-	maxPause    = 30 * time.Second
-	maxObeyed   = time.Hour // a header's mistake must not stop the queue for a day
+	maxPause    = 2 * time.Minute // each probe may be one more notification of which nobody knows
+	maxObeyed   = time.Hour       // a header's mistake must not stop the queue for a day
 
 	troubleShare = 0.5 // of calls without an answer, from which on the window shrinks: a single lost answer says nothing
 	troubleAlpha = 1.0 / 16

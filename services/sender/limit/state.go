@@ -37,6 +37,9 @@ type Closing struct {
 	Until    time.Time // zero: until an event, or a probe
 }
 
+// NeedsPerson reports whether nothing but a person can mend it.
+func (c Closing) NeedsPerson() bool { return needsPerson(c.Reason) }
+
 // QuotaState is what is known about one quota.
 type QuotaState struct {
 	Template  string // empty: the OA's
@@ -57,9 +60,12 @@ func (l *Limits) State(now time.Time, templates int) State {
 	for _, id := range slices.Sorted(maps.Keys(l.oas)) {
 		o := l.oas[id]
 		out := OAState{OA: id, Window: int(o.guard.window), InFlight: o.guard.inFlight, Pace: o.pace.rate * l.share.part()}
-		for _, g := range []*guard{&l.host, &o.guard} {
+		if l.tokens != nil && l.tokens[id] == 0 {
+			out.Closed = append(out.Closed, Closing{Cause: "no_token", Reason: ledgerv1.HoldReason_HOLD_REASON_TOKEN})
+		}
+		for i, g := range []*guard{&l.host, &o.guard} {
 			if g.reason != 0 {
-				out.Closed = append(out.Closed, Closing{Cause: "circuit", Reason: g.reason, Since: g.since, Until: g.until})
+				out.Closed = append(out.Closed, Closing{Cause: []string{"host_circuit", "circuit"}[i], Reason: g.reason, Since: g.since, Until: g.until})
 			}
 		}
 		out.gates(o.gates, "")
