@@ -196,7 +196,7 @@ func (e *Engine) Run(ctx context.Context) (err error) {
 		return stopped(ctx, err)
 	}
 	if e.instance = e.holdInstance(ctx); e.instance != nil {
-		defer e.instance.Close() //nolint:errcheck // it was only held
+		defer e.instance.Close()
 	}
 	defer e.background.Wait()
 	defer func() { e.producers.close() }()

@@ -93,13 +93,14 @@ func (e *Engine) classicMembers(ctx context.Context) ([]kmsg.DescribeGroupsRespo
 	if err != nil {
 		return nil, fmt.Errorf("describe the group: %w", err)
 	}
-	for _, g := range resp.Groups {
-		if err := kerr.ErrorForCode(g.ErrorCode); err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
-			return nil, fmt.Errorf("describe the group: %w", err)
-		}
-		return g.Members, nil
+	if len(resp.Groups) != 1 {
+		return nil, errors.New("describe the group: the answer is not about it")
 	}
-	return nil, nil
+	g := resp.Groups[0]
+	if err := kerr.ErrorForCode(g.ErrorCode); err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, fmt.Errorf("describe the group: %w", err)
+	}
+	return g.Members, nil
 }
 
 // evict takes a member out of the group.

@@ -58,7 +58,7 @@ func (e *Engine) groupOptions() []kgo.Opt {
 func (e *Engine) onAssigned(_ context.Context, cl *kgo.Client, assigned map[string][]int32) {
 	e.joined.Store(true)
 	member, _ := cl.GroupMetadata()
-	e.reown(cl, member) //nolint:contextcheck // as in onOffsets
+	e.reown(cl, member)
 	ids := assigned[e.cfg.Input]
 	if len(ids) == 0 {
 		return
@@ -152,7 +152,7 @@ func (e *Engine) onOffsets(_ context.Context, offsets map[string]map[int32]kgo.O
 		if p == nil || p.restored != nil {
 			continue // a rebalance interrupted the fetch before: the restore is under way
 		}
-		e.beginRestore(p) //nolint:contextcheck // a restore ends with its partition, not with the group session
+		e.beginRestore(p) // it ends with its partition, not with the group session
 	}
 	return offsets, nil
 }
