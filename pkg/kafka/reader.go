@@ -232,7 +232,8 @@ func (r *Reader) begin(id kadm.TopicID, positions map[int32]int64) error {
 }
 
 func (r *Reader) newClient(positions map[int32]int64) (*kgo.Client, error) {
-	opts := append(patience(), r.cfg.Client...)
+	// Whoever simulates weeks asks for longer waits.
+	opts := append(append(patience(), kgo.FetchMaxWait(time.Second)), r.cfg.Client...)
 	if positions != nil {
 		offsets := make(map[int32]kgo.Offset, len(positions))
 		for p, o := range positions {
@@ -244,7 +245,6 @@ func (r *Reader) newClient(positions map[int32]int64) (*kgo.Client, error) {
 			kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 			// Without the markers a reader never learns that it has passed one at the end of the log.
 			kgo.KeepControlRecords(),
-			kgo.FetchMaxWait(time.Second),
 		)
 	}
 	client, err := kgo.NewClient(opts...)
