@@ -29,7 +29,7 @@ type action struct {
 func calm(seed uint64) bool { return seed%8 == 0 }
 
 // plan makes everything that happens in so many days, in order.
-func plan(seed uint64, days int, begin time.Time) (actions []action, wishes []*wish) {
+func plan(seed uint64, days int, begin time.Time) (actions []action, wishes []*wish, told []*order) {
 	r := rand.New(rand.NewPCG(seed, 11))
 	add := func(at time.Duration, what string, do func(w *world)) {
 		actions = append(actions, action{at, what, do})
@@ -61,7 +61,15 @@ func plan(seed uint64, days int, begin time.Time) (actions []action, wishes []*w
 			}
 		}
 	}
-	actions = append(actions, troubles(r, seed, end)...)
+	// Where something goes wrong there is much to do.
+	actions = append(actions, troubles(r, seed, end, func(at time.Duration) {
+		for range 5 + r.IntN(40) {
+			publish(max(0, at+time.Duration(r.IntN(15_000)-5000)*time.Millisecond), notificationv1.Category(1+r.IntN(4)))
+		}
+	})...)
+	var orders []action
+	orders, told = operators(r, days)
+	actions = append(actions, orders...)
 	slices.SortStableFunc(actions, func(a, b action) int { return int(a.at - b.at) })
 	// The place in the order is that of publishing.
 	order := slices.Clone(wishes)
@@ -72,7 +80,7 @@ func plan(seed uint64, days int, begin time.Time) (actions []action, wishes []*w
 			ranks[x.key]++
 		}
 	}
-	return actions, wishes
+	return actions, wishes, told
 }
 
 // wish is one notification as it was asked for.
@@ -115,7 +123,7 @@ func newWish(r *rand.Rand, i int, at time.Time, category notificationv1.Category
 	case notificationv1.Category_CATEGORY_PROMOTION:
 		delete(m.TemplateData, "otp")
 		delete(m.TemplateData, "order_code")
-		m.CampaignId = fmt.Sprintf("campaign-%d", r.IntN(5))
+		m.CampaignId = campaign(r)
 	default:
 	}
 	if category != notificationv1.Category_CATEGORY_TRANSACTION && category != notificationv1.Category_CATEGORY_OTP {
@@ -149,8 +157,8 @@ func (s source) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// troubles are what goes wrong, about six times a day.
-func troubles(r *rand.Rand, seed uint64, end time.Duration) (actions []action) {
+// troubles are what goes wrong, about six times a day; busy makes a burst of requests around a time.
+func troubles(r *rand.Rand, seed uint64, end time.Duration, busy func(at time.Duration)) (actions []action) {
 	lasting := func(longest time.Duration) time.Duration {
 		return time.Second + time.Duration(r.Float64()*r.Float64()*float64(longest))
 	}
@@ -158,6 +166,7 @@ func troubles(r *rand.Rand, seed uint64, end time.Duration) (actions []action) {
 		actions = append(actions, action{at, what, do})
 	}
 	for at := 10 * time.Minute; at < end; at += time.Duration(r.Float64() * float64(8*time.Hour)) {
+		busy(at)
 		who := r.IntN(senders)
 		name := fmt.Sprintf("sender-%d", who)
 		if calm(seed) || r.IntN(4) == 0 {

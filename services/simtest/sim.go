@@ -18,13 +18,16 @@ import (
 // tail is how long after the last trouble everything has ended: the longest that a request may be put off, and its life.
 const tail = longestDelay + 36*time.Hour + time.Hour
 
+// rate is how many calls an OA may get in a second: a campaign is more.
+const rate = 1
+
 // Simulate plays a seed over so many days of traffic and fails the test when an equation is broken. It prints the seed,
 // and, when it fails, what happened last.
 func Simulate(t *testing.T, seed uint64, days int, env ...string) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, seed, env...)
+		w := newWorld(t, seed, append(env, fmt.Sprintf("SENDER_RATE=%d", rate))...)
 		begin := time.Now()
-		actions, wishes := plan(seed, days, begin)
+		actions, wishes, told := plan(seed, days, begin)
 		for _, a := range actions {
 			time.Sleep(time.Until(begin.Add(a.at)))
 			if a.what != "" {
@@ -35,7 +38,7 @@ func Simulate(t *testing.T, seed uint64, days int, env ...string) {
 		w.heal()
 		w.log.write("everything is well")
 		time.Sleep(tail)
-		v := w.judge(wishes)
+		v := w.judge(wishes, told)
 		w.close()
 		t.Logf("seed %d: %s", seed, v)
 		if len(v.broken) > 0 {

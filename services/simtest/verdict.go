@@ -61,13 +61,14 @@ type facts struct {
 	ledger     map[string]*ledgerv1.Entry
 }
 
-func (w *world) judge(wishes []*wish) *verdict {
+func (w *world) judge(wishes []*wish, told []*order) *verdict {
 	v := &verdict{reasons: map[string]int{}, broken: map[string]*violation{}, notifications: len(wishes), refused: w.zalo.Totals().Rejected}
 	f := w.facts(v)
 	known := map[string]*wish{}
 	for _, x := range wishes {
 		known[x.id] = x
 		v.check(f, x)
+		v.checkOperators(f, x, told)
 	}
 	for id := range f.calls {
 		if known[id] == nil {
@@ -75,6 +76,7 @@ func (w *world) judge(wishes []*wish) *verdict {
 		}
 	}
 	v.checkOrder(f, wishes)
+	v.checkPace(w)
 	return v
 }
 
@@ -126,6 +128,54 @@ func (v *verdict) check(f *facts, x *wish) {
 	for _, e := range failed {
 		if end := x.m.GetExpireTime(); end != nil && e.GetReason() == znsv1.FailureReason_FAILURE_REASON_EXPIRED && e.GetEventTime().AsTime().Before(end.AsTime().Truncate(time.Millisecond)) {
 			v.breaks("nothing expires early", x.id, "%s early", end.AsTime().Sub(e.GetEventTime().AsTime()))
+		}
+	}
+}
+
+// obeyed is how long after a command a call may begin: a second, and the launch deadline of an intent that was
+// committed before.
+const obeyed = 7 * time.Second
+
+func (v *verdict) checkOperators(f *facts, x *wish, told []*order) {
+	cancelled := false
+	for _, o := range told {
+		if o.campaign != x.m.GetCampaignId() {
+			continue
+		}
+		cancelled = cancelled || o.cancel
+		for _, c := range f.calls[x.id] {
+			switch {
+			case c.AcceptedAt.Before(o.given.Add(obeyed)):
+			case !o.cancel && c.AcceptedAt.Before(o.until):
+				v.breaks("nothing of a held campaign is called", x.id, "%s at %s, held from %s to %s", o.campaign, c.AcceptedAt.UTC().Format(time.DateTime),
+					o.given.UTC().Format(time.DateTime), o.until.UTC().Format(time.DateTime))
+			case o.cancel && x.at.Before(o.given):
+				v.breaks("what was cancelled is not called", x.id, "%s at %s, cancelled at %s", o.campaign, c.AcceptedAt.UTC().Format(time.DateTime), o.given.UTC().Format(time.DateTime))
+			}
+		}
+	}
+	for _, e := range f.failed[x.id] {
+		if e.GetReason() == znsv1.FailureReason_FAILURE_REASON_CANCELLED && !cancelled {
+			v.breaks("nothing else is cancelled", x.id, "%s", x.m.GetCampaignId())
+		}
+	}
+}
+
+// checkPace wants never more than rate × W + owners messages of an OA in any window W.
+func (v *verdict) checkPace(w *world) {
+	times := map[string][]time.Time{}
+	for m := range w.zalo.Messages(0) {
+		times[m.OAID] = append(times[m.OAID], m.AcceptedAt)
+	}
+	for oa, at := range times {
+		for _, window := range []time.Duration{time.Second, 10 * time.Second, time.Minute, time.Hour} {
+			most := int(rate*window.Seconds()) + senders
+			for i := range at {
+				if j := i + most; j < len(at) && at[j].Sub(at[i]) < window {
+					v.breaks("never more than rate × W + owners in any window W", oa, "%d within %s at %s", most+1, at[j].Sub(at[i]), at[i].UTC().Format(time.DateTime))
+					break
+				}
+			}
 		}
 	}
 }

@@ -114,7 +114,7 @@ func newWorld(t *testing.T, seed uint64, env ...string) *world {
 
 // client is for those who watch: nothing cuts them off.
 func (w *world) client() []kgo.Opt {
-	return []kgo.Opt{kgo.SeedBrokers(kafkaAddr), kgo.Dialer(w.network.DialContext), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour), kgo.ConnIdleTimeout(15*time.Minute)}
+	return []kgo.Opt{kgo.SeedBrokers(kafkaAddr), kgo.Dialer(w.network.DialContext), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour), kgo.ConnIdleTimeout(15 * time.Minute)}
 }
 
 func (w *world) serve(address string, h http.Handler) {
@@ -171,7 +171,7 @@ func (w *world) start(i int) {
 	wire := newWire(&w.network)
 	ctx, stop := context.WithCancel(context.Background())
 	s, err := sender.New(service.New("sender", m.name, cluster, w.log.logger(m.name), nil), cfg, sender.Extras{
-		Client: []kgo.Opt{kgo.Dialer(wire.dial), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour), kgo.ConnIdleTimeout(15*time.Minute)}, Dial: wire.dial,
+		Client: []kgo.Opt{kgo.Dialer(wire.dial), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour), kgo.ConnIdleTimeout(15 * time.Minute), kgo.FetchMaxWait(pulse / 2)}, Dial: wire.dial,
 		Engine: func(c *stream.Config) { c.Pulse, c.SessionTimeout = pulse, 3*pulse },
 	})
 	if err != nil {
