@@ -40,7 +40,7 @@ func cases(o options) (all []kase) {
 			s := ordered
 			s.Subject, s.Latency = subject, latency
 			if subject == subjectParallel {
-				s.N = max(o.n/2, 100) // it is several times slower
+				s.N = max(o.n/4, 100) // it is several times slower
 			}
 			work("ordered/"+latency.String(), fmt.Sprintf("1,000 keys, provider of %s, %d calls in flight", latency, o.inFlight), s)
 		}
@@ -60,7 +60,7 @@ func cases(o options) (all []kase) {
 		s := ordered
 		s.Subject, s.Latency, s.Kill = subject, 50*time.Millisecond, true
 		if subject == subjectParallel {
-			s.N = max(o.n/2, 100)
+			s.N = max(o.n/4, 100)
 		}
 		work("kill", "kill -9 half-way and a start at once, provider of 50ms", s)
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // timeout bounds one run.
-const timeout = 8 * time.Minute
+const timeout = 12 * time.Minute
 
 // runner runs cases.
 type runner struct {
