@@ -134,13 +134,22 @@ func (r *Rules) follow(ctx context.Context, src reader) {
 	warned := time.Now()
 	for ctx.Err() == nil {
 		now := time.Now()
-		if marked.IsZero() && now.Sub(taken) >= markEvery || now.Sub(taken) >= 2*markEvery {
+		every := markEvery
+		if !r.View().Known() {
+			every = time.Second // the sender waits
+		}
+		if marked.IsZero() && now.Sub(taken) >= every || now.Sub(taken) >= 2*markEvery {
 			taken = now
 			markCtx, cancel := context.WithTimeout(ctx, markEvery)
 			if err := src.Mark(markCtx); err == nil {
 				marked = now
 			}
 			cancel()
+		}
+		if !marked.IsZero() && src.Passed() { // perhaps without a record to wait for
+			r.take(src, nil, true)
+			r.current.Store(marked.UnixMilli())
+			marked = time.Time{}
 		}
 		pollCtx, cancel := context.WithTimeout(ctx, time.Second)
 		records, err := src.Poll(pollCtx)
@@ -149,12 +158,7 @@ func (r *Rules) follow(ctx context.Context, src reader) {
 		if errors.Is(err, kafka.ErrClosed) {
 			return
 		}
-		passed := !marked.IsZero() && src.Passed()
-		r.take(src, records, passed)
-		if passed {
-			r.current.Store(marked.UnixMilli())
-			marked = time.Time{}
-		}
+		r.take(src, records, false)
 		if behind := r.Behind(now); behind > staleAfter && now.Sub(warned) > staleAfter {
 			warned = now
 			r.cfg.Log.Warn("operators' commands do not arrive", "topic", r.cfg.Topic, "behind", behind, "known", r.View().Known(), "err", err)
