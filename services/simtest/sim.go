@@ -38,7 +38,7 @@ func Simulate(t *testing.T, seed uint64, days int, env ...string) {
 		w.heal()
 		w.log.write("everything is well")
 		time.Sleep(tail)
-		v := w.judge(wishes, told)
+		v := w.judge(seed, wishes, told)
 		w.close()
 		t.Logf("seed %d: %s", seed, v)
 		if len(v.broken) > 0 {

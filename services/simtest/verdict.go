@@ -61,7 +61,7 @@ type facts struct {
 	ledger     map[string]*ledgerv1.Entry
 }
 
-func (w *world) judge(wishes []*wish, told []*order) *verdict {
+func (w *world) judge(seed uint64, wishes []*wish, told []*order) *verdict {
 	v := &verdict{reasons: map[string]int{}, broken: map[string]*violation{}, notifications: len(wishes), refused: w.zalo.Totals().Rejected}
 	f := w.facts(v)
 	known := map[string]*wish{}
@@ -69,6 +69,9 @@ func (w *world) judge(wishes []*wish, told []*order) *verdict {
 		known[x.id] = x
 		v.check(f, x)
 		v.checkOperators(f, x, told)
+		if calm(seed) {
+			v.checkCalm(f, x)
+		}
 	}
 	for id := range f.calls {
 		if known[id] == nil {
@@ -128,6 +131,15 @@ func (v *verdict) check(f *facts, x *wish) {
 	for _, e := range failed {
 		if end := x.m.GetExpireTime(); end != nil && e.GetReason() == znsv1.FailureReason_FAILURE_REASON_EXPIRED && e.GetEventTime().AsTime().Before(end.AsTime().Truncate(time.Millisecond)) {
 			v.breaks("nothing expires early", x.id, "%s early", end.AsTime().Sub(e.GetEventTime().AsTime()))
+		}
+	}
+}
+
+// checkCalm wants nothing unknown where nothing went wrong but that senders came and went.
+func (v *verdict) checkCalm(f *facts, x *wish) {
+	for _, step := range f.ledger[x.id].GetHistory() {
+		if step.GetKind() == ledgerv1.StepKind_STEP_KIND_UNKNOWN {
+			v.breaks("a clean stop and a clean revoke leave nothing unknown", x.id, "%s at %s", znsv1.UnknownCause(step.GetCause()), time.UnixMilli(step.GetTimeMs()).UTC().Format(time.DateTime))
 		}
 	}
 }
