@@ -153,7 +153,7 @@ func TestStatusRebuilt(t *testing.T) {
 	first, second := w.config(), w.config()
 	a, b := w.process(first), w.process(second)
 
-	const n = 3000
+	const n = 1500
 	var messages []message
 	var mu sync.Mutex
 	var publishing sync.WaitGroup
@@ -200,8 +200,8 @@ func TestStatusRebuilt(t *testing.T) {
 		}
 	})
 	kills := 0
-	for kills < 6 {
-		time.Sleep(2500 * time.Millisecond)
+	for kills < 4 {
+		time.Sleep(2 * time.Second)
 		if kills%2 == 0 {
 			a.kill()
 			a = w.process(first)
@@ -215,7 +215,7 @@ func TestStatusRebuilt(t *testing.T) {
 		kills++
 	}
 	publishing.Wait()
-	time.Sleep(3 * time.Second)
+	time.Sleep(time.Second)
 	close(stop)
 	posting.Wait()
 	eventually(t, 60*time.Second, "every notification has a snapshot", func() bool { return len(w.snapshots()) == n })
@@ -348,14 +348,14 @@ func TestOverdue(t *testing.T) {
 	}
 
 	// Over a restart; a receipt that stands in zalo.callback meanwhile is not overdue.
-	w.watched(unread, 10*time.Second)
-	w.watched(later, 10*time.Second)
+	w.watched(unread, 6*time.Second)
+	w.watched(later, 6*time.Second)
 	eventually(t, 20*time.Second, "both are watched", func() bool { return r.count("receipts_awaited") == 2 })
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
 	w.write(kafka.Record{Topic: w.topics.Callback, Partition: -1, Key: []byte(unread.id.String()), Value: unread.callback()})
-	time.Sleep(8 * time.Second)
+	time.Sleep(5 * time.Second)
 	r = w.start(cfg)
 	eventually(t, 60*time.Second, "the one without receipt is overdue", func() bool { return len(w.overdue()[later.id.String()]) == 1 })
 	w.mustPost(r.url, late.callback())

@@ -205,7 +205,7 @@ func (cfg *Config) quotas(ctx context.Context) ([]Quota, error) {
 		}
 		rows[string(r.Key)] = q
 	})
-	quotas := []Quota{}
+	quotas := make([]Quota, 0, len(rows))
 	for _, q := range rows {
 		row := Quota{OA: q.GetOaId(), Template: q.GetTemplateId(), Daily: q.DailyQuota, Remaining: q.RemainingQuota}
 		if q.GetExhaustedTime() != nil {

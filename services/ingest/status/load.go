@@ -94,8 +94,7 @@ func (f *Folder) next() todo {
 func (f *Folder) fetch(ctx context.Context, p int32, want []int64) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	_, err := readOffsets(ctx, f.cfg.Client, f.cfg.Topics.Status, p, want, func(offset int64, r *kafka.Record) { f.settle(p, offset, r) })
-	return err
+	return readOffsets(ctx, f.cfg.Client, f.cfg.Topics.Status, p, want, func(offset int64, r *kafka.Record) { f.settle(p, offset, r) })
 }
 
 // fill reads zns.status to where it ends now, which is after everything that earlier owners of these partitions can have
@@ -190,14 +189,14 @@ func (f *Folder) loaded(parts map[int32]*partition, id [16]byte) {
 }
 
 // readOffsets calls found for each of the offsets of one partition, which ascend, with the record or, when it is not
-// there any more, with nil; those that lie close together are read in one go. It returns the offsets that an error left.
-func readOffsets(ctx context.Context, client []kgo.Opt, topic string, p int32, want []int64, found func(int64, *kafka.Record)) ([]int64, error) {
+// there any more, with nil; those that lie close together are read in one go.
+func readOffsets(ctx context.Context, client []kgo.Opt, topic string, p int32, want []int64, found func(int64, *kafka.Record)) error {
 	for len(want) > 0 {
 		r, err := kafka.NewReader(ctx, kafka.ReaderConfig{
 			Client: client, Topic: topic, Partitions: []int32{p}, Start: kafka.FromOffsets(map[int32]int64{p: want[0]}),
 		})
 		if err != nil {
-			return want, err
+			return err
 		}
 		if r.Positions()[p] < want[0] { // the log is shorter: it was made anew
 			found(want[0], nil)
@@ -207,10 +206,10 @@ func readOffsets(ctx context.Context, client []kgo.Opt, topic string, p int32, w
 		}
 		r.Close()
 		if err != nil {
-			return want, err
+			return err
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // readRun reads on with r until the next wanted record is far away. It returns what is still wanted.

@@ -325,7 +325,7 @@ func parsePlace(place string) (name string, p int32, offset int64, err error) {
 func (f *Folder) readAll(ctx context.Context, name string, p int32, offsets []int64) (map[int64]kafka.Record, error) {
 	found := map[int64]kafka.Record{}
 	slices.Sort(offsets)
-	_, err := readOffsets(ctx, f.cfg.Client, name, p, slices.Compact(offsets), func(offset int64, r *kafka.Record) {
+	err := readOffsets(ctx, f.cfg.Client, name, p, slices.Compact(offsets), func(offset int64, r *kafka.Record) {
 		if r != nil {
 			found[offset] = *r
 		}
