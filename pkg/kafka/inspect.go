@@ -302,8 +302,11 @@ func (a *Admin) Copies(ctx context.Context, name string) (replicas, least int, e
 		return 0, 0, false, fmt.Errorf("look up %s: %w", name, err)
 	}
 	d, ok := details[name]
-	if !ok || d.Err != nil || len(d.Partitions) == 0 {
+	switch {
+	case !ok || errors.Is(d.Err, kerr.UnknownTopicOrPartition) || d.Err == nil && len(d.Partitions) == 0:
 		return 0, 0, false, nil
+	case d.Err != nil:
+		return 0, 0, false, fmt.Errorf("look up %s: %w", name, d.Err)
 	}
 	for _, p := range d.Partitions {
 		if n := len(p.Replicas); replicas == 0 || n < replicas {
