@@ -27,5 +27,5 @@ fi
 echo "container test: engine and image ready after $((SECONDS - began)) s"
 # The environment chooses the broker of other tests; this one starts its own.
 env -u KAFKA_BROKERS -u ZNS_TEST_BROKER TESTCONTAINERS_RYUK_DISABLED=true ZNS_TEST_REQUIRE_DOCKER=1 \
-  go test -count=1 -timeout 5m -run '^TestBrokerInAContainer$' ./deploy/e2e
+  go test -count=1 -timeout 10m -run '^TestBrokerInAContainer$' ./deploy/e2e
 echo "container test: done after $((SECONDS - began)) s"

@@ -27,9 +27,9 @@ var kafkaImage = "apache/kafka:" + local.Version
 func TestBrokerInAContainer(t *testing.T) {
 	in := install(t, options{brokers: startContainer(t)})
 	load := &harness.Load{Seed: 5, Total: 500, Keys: 50, Duplicates: 0.05}
-	_, err := load.Publish(in.within(time.Minute), in.brokers)
+	_, err := load.Publish(in.within(2*time.Minute), in.brokers)
 	in.must(err)
-	in.wait(time.Minute, "a delivery of every request", func(n harness.Counts) bool {
+	in.wait(4*time.Minute, "a delivery of every request", func(n harness.Counts) bool {
 		return n.Ended == load.Total && n.Delivered == load.Total
 	})
 	in.check("broker in a container", load.Requests(), harness.Expect{Delivered: true})
