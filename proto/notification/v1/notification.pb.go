@@ -315,7 +315,7 @@ type NotificationRequested struct {
 	// 1 s to 30 days.
 	Ttl *durationpb.Duration `protobuf:"bytes,13,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// How long after zns.sent the phone may take to report delivery; when no receipt came by then zns.overdue is
-	// published, once. 1 s to 30 days. Behaviour comes in a later version; the value is checked and kept.
+	// published, once. 1 s to 30 days.
 	DeliverWithin *durationpb.Duration `protobuf:"bytes,14,opt,name=deliver_within,json=deliverWithin,proto3" json:"deliver_within,omitempty"`
 	// What happens when Zalo's answer is lost. Unset: the hub's default for the category.
 	OnUnknown OnUnknown `protobuf:"varint,16,opt,name=on_unknown,json=onUnknown,proto3,enum=notification.v1.OnUnknown" json:"on_unknown,omitempty"`
