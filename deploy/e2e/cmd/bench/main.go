@@ -178,10 +178,13 @@ func (b *runner) all(ctx context.Context, all []kase, out *report) error {
 			}
 		}
 	}
-	for begin, end := 0, 0; begin < len(all); begin = end {
-		for end = begin; end < len(all) && all[end].group == all[begin].group; end++ {
+	for len(all) > 0 {
+		n := 1
+		for n < len(all) && all[n].group == all[0].group {
+			n++
 		}
-		group := slices.Clone(all[begin:end])
+		group := slices.Clone(all[:n])
+		all = all[n:]
 		runs := b.runs
 		if group[0].once {
 			runs = 1

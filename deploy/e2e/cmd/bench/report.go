@@ -150,7 +150,8 @@ var units = []struct{ reading, title, format string }{
 func (r *report) tables(w io.Writer) {
 	r.Goals = judge(r)
 	fmt.Fprintln(w)
-	rows := [][]string{{"measure", "goal", "result", ""}}
+	rows := make([][]string, 0, 1+len(r.Goals))
+	rows = append(rows, []string{"measure", "goal", "result", ""})
 	for _, g := range r.Goals {
 		rows = append(rows, []string{g.Measure, g.Goal, g.Result, g.Verdict})
 	}
