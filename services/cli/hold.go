@@ -87,16 +87,18 @@ func (f *giveFlags) giveRule(ctx context.Context, a *App, action string, scopes 
 		}
 		return a.answered(answer, f.Timeout)
 	}
-	rows := []row{{name: "released", n: counts.Waiting, what: "go on when their turn comes, unless another rule holds them", always: true, paint: a.Style.Good}}
+	unknown := row{name: "unknown", n: counts.Unknown, what: "zns unknown list tells more"}
+	rows := []row{{name: "released", n: counts.Waiting, what: "go on when their turn comes, unless another rule holds them", always: true, paint: a.Style.Good}, unknown}
 	if action == "hold" {
 		rows = []row{
 			{name: "held", n: counts.Waiting, what: "wait and are not begun", always: true, paint: a.Style.Warn},
 			{name: "in flight", n: counts.InFlight, what: "their calls were under way; they end as they end", always: true},
 			{name: "already sent", n: counts.Sent, always: true},
 			{name: "failed", n: counts.Failed},
+			unknown,
 		}
 	}
-	a.printRows(append(rows, row{name: "unknown", n: counts.Unknown, what: "zns unknown list tells more"}))
+	a.printRows(rows)
 	err = a.answered(answer, f.Timeout)
 	if err == nil && action == "hold" {
 		fmt.Fprintf(a.Err, "requests still to come are held too; end it with: zns release %s\n", scopeArgs(scopes))

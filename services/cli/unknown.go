@@ -175,7 +175,7 @@ func byCause(items []*operate.Item) string {
 	for _, i := range items {
 		n[causeName(i.Cause)]++
 	}
-	var texts []string
+	texts := make([]string, 0, len(n))
 	for _, name := range slices.Sorted(maps.Keys(n)) {
 		texts = append(texts, fmt.Sprintf("%d %s", n[name], name))
 	}
