@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -150,6 +153,42 @@ func TestPayloadIsJSON(t *testing.T) {
 		if diff := cmp.Diff(strings.TrimSuffix(want.String(), "\n"), string(p.append(nil))); diff != "" {
 			t.Fatalf("(-want +got):\n%s", diff)
 		}
+	}
+}
+
+// The counting connection is found below TLS, and HTTP/2 is not spoken even to a server that would.
+func TestOverTLS(t *testing.T) {
+	hung := make(chan struct{})
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 1 {
+			t.Errorf("spoke %s", r.Proto)
+		}
+		body, _ := io.ReadAll(r.Body)
+		if bytes.Contains(body, []byte(`"hang"`)) {
+			<-hung
+		}
+		io.WriteString(w, accepted)
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	defer s.Close()
+	defer close(hung)
+	c := newClient(t, s.URL, func(cfg *Config) {
+		cfg.TLS = s.Client().Transport.(*http.Transport).TLSClientConfig
+		cfg.RequestTimeout = time.Second
+	})
+	if r := c.Send(t.Context(), otpRequest()); r.Outcome != Accepted {
+		t.Errorf("%+v", r)
+	}
+	late := otpRequest()
+	late.LaunchBy = time.Now().Add(-time.Second)
+	if r := c.Send(t.Context(), late); r.Outcome != NotSent || !errors.Is(r.Err, ErrLate) {
+		t.Errorf("late: %+v", r)
+	}
+	slow := otpRequest()
+	slow.TrackingID = "hang"
+	if r := c.Send(t.Context(), slow); r.Outcome != Unknown || r.Cause != CauseTimeout {
+		t.Errorf("hang: %+v", r)
 	}
 }
 
