@@ -115,7 +115,7 @@ func (c *core) entryOf(id uuid.UUID) *entry {
 // kept is the entry of r as the ledger has it.
 func (c *core) kept(p *partition, r ref) *entry {
 	c.t.Helper()
-	records, _ := c.readLedger(nil, p.id, []int64{p.at(r).ledger.get()})
+	records, _ := c.readLedger(c.t.Context(), p.id, []int64{p.at(r).ledger.get()})
 	if len(records) != 1 {
 		c.t.Fatalf("the ledger has no record at offset %d", p.at(r).ledger.get())
 	}

@@ -119,13 +119,3 @@ func (h *slotHeap[O]) down(a *arena, i int) {
 		*h.by.place(s) = uint32(i + 1)
 	}
 }
-
-// walk visits slots from the first on, so that parents come before their children, until f says stop. That is nearly
-// the order in which they come out.
-func (h *slotHeap[O]) walk(f func(ref) bool) {
-	for _, r := range h.refs {
-		if !f(r) {
-			return
-		}
-	}
-}

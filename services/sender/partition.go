@@ -56,8 +56,7 @@ type partition struct {
 	bytes        int64 // of entries in memory
 	uncommitted  int   // intents written but not yet confirmed
 	lastAccepted int64
-	upSince      int64 // since when this member works on the partition, ms
-	full         bool
+	upSince      int64                     // since when this member works on the partition, ms
 	waiting      [waitReasons]atomic.Int64 // live entries by why they wait; read by the metrics
 
 	calls   atomic.Int32 // intents written whose call has not ended

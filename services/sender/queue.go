@@ -35,18 +35,6 @@ func (d *deque[T]) popFront() (v T, ok bool) {
 	return v, true
 }
 
-func (d *deque[T]) popBack() (v T, ok bool) {
-	if d.n == 0 {
-		return v, false
-	}
-	d.n--
-	i := (d.head + d.n) % len(d.ring)
-	v = d.ring[i]
-	var zero T
-	d.ring[i] = zero
-	return v, true
-}
-
 // front returns the first without taking it.
 func (d *deque[T]) front() (v T, ok bool) {
 	if d.n == 0 {

@@ -43,8 +43,8 @@ func (h *handler) unparkDue(p *partition, now time.Time) {
 	at, version := ms(now), h.version()
 	for i := range p.lanes {
 		l := &p.lanes[i]
-		for j := len(l.parked) - 1; j >= 0; j-- {
-			if f := l.parked[j]; f.until <= at || f.shut && (!f.closed || f.version != version) {
+		for _, f := range slices.Backward(l.parked) {
+			if f.until <= at || f.shut && (!f.closed || f.version != version) {
 				p.unpark(f)
 			}
 		}
@@ -280,8 +280,10 @@ func (h *handler) tell(tx tick) (again bool) {
 	now, n := tx.Now(), 0
 	for _, p := range h.openParts(tx) {
 		for i := range p.lanes {
-			for j := 0; j < len(p.lanes[i].parked); j++ {
-				f := p.lanes[i].parked[j]
+			for _, f := range p.lanes[i].parked {
+				if f == nil || !f.parked { // others left meanwhile
+					continue
+				}
 				if f.loading || f.ready() == 0 || h.isOpen(f, now) || ms(now)-f.closedAt < tellAfter.Milliseconds() {
 					continue
 				}
