@@ -64,7 +64,12 @@ func cases(o options) (all []kase) {
 		}
 		work("kill", "kill -9 half-way and a start at once, provider of 50ms", s)
 	}
-	add("takeover", "takeover", "kill -9 of one of two senders: when the other has its work", false, func(ctx context.Context, b *runner) (readings, error) { return b.takeover(ctx) })
+	for senders, name := range []string{1: "own-restart", 2: "takeover"} {
+		about := map[int]string{1: "kill -9 of the only sender and a start at once", 2: "kill -9 of one of two senders: when the other has its work"}[senders]
+		if name != "" {
+			add(name, name, about+", under steady load", false, func(ctx context.Context, b *runner) (readings, error) { return b.takeover(ctx, senders) })
+		}
+	}
 	add("rolling", "rolling", "three senders are terminated and started again in turn, under load", true, func(ctx context.Context, b *runner) (readings, error) { return b.rolling(ctx) })
 	for _, half := range []bool{false, true} {
 		name := "head-of-line/healthy-alone"

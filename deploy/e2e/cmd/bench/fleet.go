@@ -132,16 +132,21 @@ func (d *bed) settle(ctx context.Context, w *watch, stop func() error, r reading
 	return times, nil
 }
 
-// takeover kills one of two senders. The pause is the longest of a partition, from the kill to its next call.
-func (b *runner) takeover(ctx context.Context) (r readings, err error) {
-	ctx, d, fleet, w, stop, err := b.fleet(ctx, 2)
+// takeover kills one of several senders. Alone it is started again at once, otherwise the others take its work. The pause
+// is the longest of a partition, from the kill to its next call.
+func (b *runner) takeover(ctx context.Context, senders int) (r readings, err error) {
+	ctx, d, fleet, w, stop, err := b.fleet(ctx, senders)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close(ctx, &err)
 	defer w.close()
 	killed := time.Now()
-	if err := errors.Join(fleet[0].Kill(), pause(ctx, 15*time.Second)); err != nil {
+	err = fleet[0].Kill()
+	if senders == 1 {
+		err = errors.Join(err, fleet[0].Start())
+	}
+	if err := errors.Join(err, pause(ctx, 12*time.Second)); err != nil {
 		return nil, errors.Join(err, stop())
 	}
 	r = readings{}
