@@ -25,7 +25,7 @@ func TestSessions(t *testing.T) {
 	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeGroupConfig, x.SenderGroup
 	setting := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
-	setting.Name, setting.Value = "consumer.session.timeout.ms", kmsg.StringPtr("45000")
+	setting.Name, setting.Value = "consumer.session.timeout.ms", new("45000")
 	resource.Configs = append(resource.Configs, setting)
 	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
 	req.Resources = append(req.Resources, resource)
