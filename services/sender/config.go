@@ -47,7 +47,7 @@ type Config struct {
 	UnresolvedAfter time.Duration    `env:"SENDER_UNRESOLVED_AFTER" envDefault:"10s" help:"how long an outcome is unknown before zns.unresolved tells"`
 	ResolveWindow   time.Duration    `env:"SENDER_RESOLVE_WINDOW" envDefault:"2h" help:"how long a callback is waited for before fail or resend; 15 s for OTPs"`
 	OrderWait       time.Duration    `env:"SENDER_ORDER_WAIT" envDefault:"60s" help:"how long an unknown outcome holds back those behind it with the same ordering_key"`
-	Memory          config.Bytes     `env:"SENDER_MEMORY" envDefault:"512MiB" help:"waiting requests kept in memory; above it the input pauses"`
+	Memory          config.Bytes     `env:"SENDER_MEMORY" envDefault:"512MiB" help:"memory for what waits and what is remembered; entries above it are read from the ledger again, and the input pauses when the index alone fills it"`
 	ResultPhone     string           `env:"ZNS_RESULT_PHONE" envDefault:"full" help:"how much of a phone number stands in results: full, hash, none"`
 
 	APIURL         string `env:"ZALO_API_URL" envDefault:"https://business.openapi.zalo.me" help:"Zalo's host for messages by phone"`
