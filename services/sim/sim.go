@@ -62,7 +62,7 @@ type ZaloConfig struct {
 func (c Config) otherOAs(first string) []zalosim.OA {
 	secrets := byOA(c.Zalo.OASecret)
 	var list []zalosim.OA
-	for _, pair := range strings.Split(c.Zalo.AccessToken, ",") {
+	for pair := range strings.SplitSeq(c.Zalo.AccessToken, ",") {
 		if id, token, ok := strings.Cut(strings.TrimSpace(pair), "="); ok && id != first && secrets[id] != "" {
 			list = append(list, zalosim.OA{ID: id, Secret: secrets[id], AccessToken: token})
 		}

@@ -69,11 +69,14 @@ func (s *Stage) act(ctx context.Context, e Event) (note string, err error) {
 	case ZaloPause:
 		return s.pause(ctx, e, s.Sim)
 	case CutBroker:
-		return "", weather(ctx, s.toKafka[e.Who], e)
+		weather(ctx, s.toKafka[e.Who], e)
+		return "", nil
 	case CutZalo:
-		return "", weather(ctx, s.toZalo[e.Who], e)
+		weather(ctx, s.toZalo[e.Who], e)
+		return "", nil
 	case CutWebhook:
-		return "", weather(ctx, s.webhook, e)
+		weather(ctx, s.webhook, e)
+		return "", nil
 	case ClockSet:
 		p := s.process(e.Who)
 		if err := p.SetClock(e.Skew); err != nil {
@@ -106,7 +109,7 @@ func (s *Stage) act(ctx context.Context, e Event) (note string, err error) {
 // stopAndStart stops a process in some way, if it runs, and starts it after a while.
 func (s *Stage) stopAndStart(ctx context.Context, e Event, stop func(*harness.Process) error) (string, error) {
 	p := s.process(e.Who)
-	note := ""
+	var note string
 	if p.Running() {
 		begin := time.Now()
 		if err := stop(p); err != nil {
@@ -168,11 +171,10 @@ func (s *Stage) pause(ctx context.Context, e Event, p *harness.Process) (string,
 	return "", p.Resume()
 }
 
-func weather(ctx context.Context, p *harness.Proxy, e Event) error {
+func weather(ctx context.Context, p *harness.Proxy, e Event) {
 	p.Set(e.Weather)
 	sleep(ctx, e.For)
 	p.Set(harness.Clear)
-	return nil
 }
 
 func (s *Stage) restartBroker(ctx context.Context, before error) (string, error) {

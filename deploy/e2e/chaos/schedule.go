@@ -115,8 +115,10 @@ var skews = []time.Duration{
 
 // Steps are those at which a sender can kill itself, in the spelling of hooked-sender.
 func Steps() []string {
-	list := []string{"call: dialled", "call: written", "call: answered"}
-	for _, s := range stream.Steps() {
+	all := stream.Steps()
+	list := make([]string, 0, 3+len(all))
+	list = append(list, "call: dialled", "call: written", "call: answered")
+	for _, s := range all {
 		list = append(list, s.String())
 	}
 	return list

@@ -30,7 +30,7 @@ func BuildWithClock(ctx context.Context, dir, pkg string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }()
 	overlay, err := clockOverlay(ctx, work)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ func Ledger(ctx context.Context, brokers []string) (map[string]*ledgerv1.Entry, 
 	cfg := kafka.ReaderConfig{Client: []kgo.Opt{kgo.SeedBrokers(brokers...)}, Topic: topic.RequestedLedger}
 	err := kafka.ReadToEnd(ctx, cfg, func(r kafka.Record) error {
 		if _, err := uuid.ParseBytes(r.Key); err != nil {
-			return nil // what the engine and the commands keep there
+			return nil //nolint:nilerr // what the engine and the commands keep there
 		}
 		if len(r.Value) == 0 {
 			delete(entries, string(r.Key))

@@ -143,7 +143,7 @@ func (p *Proxy) serve(in net.Conn) {
 	if !p.pass() {
 		return
 	}
-	out, err := net.DialTimeout("tcp", target, 2*time.Second)
+	out, err := (&net.Dialer{Timeout: 2 * time.Second}).Dial("tcp", target)
 	if err != nil {
 		return
 	}

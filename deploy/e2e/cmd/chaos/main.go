@@ -95,7 +95,7 @@ func play(cfg chaos.Config, keep bool) error {
 	}
 	if cfg.Bin == "" {
 		cfg.Bin = filepath.Join(cfg.Dir, "bin")
-		defer os.RemoveAll(cfg.Bin)
+		defer func() { _ = os.RemoveAll(cfg.Bin) }()
 	}
 	fmt.Println("building the programs")
 	if err := chaos.Build(ctx, cfg.Bin); err != nil {
