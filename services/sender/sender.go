@@ -26,6 +26,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -78,6 +80,9 @@ func Run(ctx context.Context, svc *service.Service, cfg Config) error {
 	}})
 	if err != nil {
 		return err
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(s.settings.memory) // garbage counts too
 	}
 	return s.Run(ctx)
 }
