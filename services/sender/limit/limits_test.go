@@ -184,6 +184,10 @@ func TestToken(t *testing.T) {
 	b.want(flow("1", "a", plain), "TOKEN")
 
 	b.l.Token("1", 3)
+	old = b.take(flow("1", "a", plain))
+	b.l.Token("1", 4) // renewed while a call is under way
+	old.Answered(b.now, &r)
+	b.want(flow("1", "a", plain), "")
 	b.call(flow("1", "a", plain), accepted())
 	b.want(flow("1", "a", plain), "")
 	b.want(flow("1", "b", plain), "")
@@ -339,10 +343,10 @@ func TestCircuit(t *testing.T) {
 	if probes < 5 || probes > 20 {
 		t.Errorf("%d probes in five minutes", probes)
 	}
-	b.pass(time.Minute)
+	b.pass(3 * time.Minute)
 	b.call(f, accepted())
 	var held []*Permit
-	for {
+	for len(held) < 1000 {
 		p, _, ok := b.l.Take(b.now, f)
 		if !ok {
 			break
