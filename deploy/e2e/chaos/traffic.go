@@ -71,7 +71,7 @@ type record struct {
 func (t *Traffic) Publish(ctx context.Context, brokers []string) error {
 	t.wishes, t.letters = map[string]*Wish{}, map[string]string{}
 	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.RecordRetries(1<<30), kgo.ProducerLinger(5*time.Millisecond),
-		kgo.MaxBufferedRecords(200_000), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RecordDeliveryTimeout(10*time.Minute),
+		kgo.MaxBufferedRecords(200_000), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RecordDeliveryTimeout(10*time.Minute), kgo.AlwaysRetryEOF(),
 		kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
 		return fmt.Errorf("open the publisher: %w", err)
