@@ -116,7 +116,7 @@ func newWish(r *rand.Rand, i int, at time.Time, category notificationv1.Category
 		m.TemplateData = map[string]string{"otp": "123456"}
 	case notificationv1.Category_CATEGORY_TRANSACTION:
 		if r.IntN(2) == 0 { // orders of the large OA, which nothing holds for long
-			m.OrderingKey, m.OaId = fmt.Sprintf("order-%d", r.IntN(20)), oas[0].ID
+			m.OrderingKey, m.OaId = fmt.Sprintf("order-%d", r.IntN(4)), oas[0].ID
 			x.key = m.OaId + "/" + m.OrderingKey
 			return x
 		}
