@@ -272,7 +272,7 @@ func (l *Limits) lookAt(p *Permit) {
 		}
 	}
 	for _, gs := range p.gates() {
-		for g := range (*gs).of(p.flow.Category) {
+		for g := range gs.of(p.flow.Category) {
 			if g.until.IsZero() || p.at.Before(g.until) {
 				g.probe, p.probe = p, true
 			}
@@ -380,7 +380,7 @@ func (p *Permit) overtaken() bool {
 		}
 	}
 	for _, gs := range p.gates() {
-		for g := range (*gs).of(p.flow.Category) {
+		for g := range gs.of(p.flow.Category) {
 			if g.probe != p && !p.at.After(g.since) {
 				return true
 			}
