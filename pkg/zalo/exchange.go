@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync"
 	"time"
 )
@@ -106,6 +108,7 @@ func (x *exchanger) do(ctx context.Context, raw []byte, bytesOf *ledgerOfBytes) 
 			return answered{}, orEnd(ctx, err)
 		}
 		a, again, err := c.read()
+		again = again && c.drained()
 		if stopped := stop(); stopped && again {
 			x.put(c)
 		} else {
@@ -154,6 +157,16 @@ func (c *conn) read() (a answered, again bool, err error) {
 }
 
 var postRequest = http.Request{Method: http.MethodPost}
+
+// drained reports whether everything that was taken from the socket has been read. TLS may hold a further record, which
+// would be the answer to the next request, or the end of the stream; silent sees no more than the socket.
+func (c *conn) drained() bool {
+	c.in.N = 1
+	c.counted.dry = true
+	_, err := c.reader.Peek(1)
+	c.counted.dry = false
+	return errors.Is(err, os.ErrDeadlineExceeded)
+}
 
 // take returns an idle connection that lives, or a new one.
 func (x *exchanger) take(ctx context.Context) (c *conn, reused bool, err error) {
