@@ -124,9 +124,12 @@ func (x *index) insert(sum, seq uint64) {
 			s.n++
 			return
 		}
-		x.resize(s, len(s.buckets)+1)
+		x.resize(s, larger(s))
 	}
 }
+
+// larger is a fifth more: every step looks at all ids of s again.
+func larger(s *segment) int { return len(s.buckets)*6/5 + 1 }
 
 // put fills the emptier of the two buckets. When both are full, one of theirs gives way to its other bucket.
 func (s *segment) put(x *index, sum, seq uint64) bool {
@@ -200,8 +203,8 @@ func (x *index) tidy(s *segment) {
 	}
 }
 
-// buckets is how many n ids need: seven eighths full at most.
-func buckets(n int) int { return n*8/(7*bucketLen) + 1 }
+// buckets is how many n ids need: four fifths full at most.
+func buckets(n int) int { return n*5/(4*bucketLen) + 1 }
 
 // resize gives s the least number of buckets, from the given one on, into which its ids fit.
 func (x *index) resize(s *segment, room int) {
@@ -217,13 +220,25 @@ func (x *index) resize(s *segment, room int) {
 
 func (x *index) refill(s *segment, from []bucket) bool {
 	for i := range from {
-		for _, slot := range from[i] {
-			if slot != 0 && !s.put(x, x.sumOf(slot), x.place(slot)) {
+		sums := x.sums(&from[i])
+		for k, slot := range from[i] {
+			if slot != 0 && !s.put(x, sums[k], x.place(slot)) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// sums are the hashes of a bucket's ids. Their records lie anywhere in memory: looked up one behind the other, without
+// a decision in between, the processor waits for several at a time.
+func (x *index) sums(b *bucket) (sums [bucketLen]uint64) {
+	for k, slot := range b {
+		if slot != 0 {
+			sums[k] = x.sumOf(slot)
+		}
+	}
+	return sums
 }
 
 // split divides s by the next bit of its ids' hashes.
@@ -246,14 +261,14 @@ func (x *index) split(s *segment) {
 // move puts the slots of the given buckets into the segments that to chooses.
 func (x *index) move(from []bucket, to func(sum uint64) *segment) {
 	for i := range from {
-		for _, slot := range from[i] {
+		sums := x.sums(&from[i])
+		for k, slot := range from[i] {
 			if slot == 0 {
 				continue
 			}
-			sum := x.sumOf(slot)
-			s := to(sum)
-			for !s.put(x, sum, x.place(slot)) {
-				x.resize(s, len(s.buckets)+1)
+			s := to(sums[k])
+			for !s.put(x, sums[k], x.place(slot)) {
+				x.resize(s, larger(s))
 			}
 			s.n++
 		}

@@ -221,7 +221,7 @@ func TestBytesPerID(t *testing.T) {
 		if off := float64(table.Bytes())/float64(used) - 1; off < -.02 || off > .02 {
 			t.Errorf("Bytes says %d, the heap grew by %d", table.Bytes(), used)
 		}
-		size += max(size/13, 1009)
+		size += max(size/6, 1009)
 	}
 	t.Logf("at most %.2f bytes, with %d ids", worst, at)
 
