@@ -140,7 +140,8 @@ func (f *facts) peek(p int32, n int) (queue []*Fact, more bool) {
 func (f *facts) done(p int32, n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if part := f.parts[p]; part != nil {
+	// A transaction that took long to be confirmed may have seen its queue given up: that is read again.
+	if part := f.parts[p]; part != nil && !part.left {
 		f.release(part.queue[:n])
 		part.queue = slices.Clone(part.queue[n:]) // lets go of what was folded
 	}

@@ -159,6 +159,34 @@ func TestStuckPartition(t *testing.T) {
 	}
 }
 
+// TestLeftOutMeanwhile: a partition whose queue is given up between looking at it and the end of the transaction is read
+// again from there.
+func TestLeftOutMeanwhile(t *testing.T) {
+	c := newCluster(t)
+	const n = 20
+	for range n {
+		c.sent(idIn(0))
+	}
+	f := c.facts(1 << 20)
+	f.assign(0, unread())
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if queue, more := f.peek(0, n/2); len(queue) == n/2 && more {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the queue does not fill")
+		}
+	}
+	f.mu.Lock()
+	f.stuckAfter = 0
+	f.leaveOut()
+	f.mu.Unlock()
+	f.done(0, n/2)
+	if err := inOrder(taken(t, f, 0, n)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestQueuesAreBounded: reading waits while the queues are full, and goes on when they are not.
 func TestQueuesAreBounded(t *testing.T) {
 	c := newCluster(t)
