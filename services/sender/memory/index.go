@@ -43,6 +43,7 @@ type index struct {
 	deeper int // segments that have the directory's depth
 	n      int
 	bytes  int64
+	sizes  []uint16 // what rounded has found out
 }
 
 func (x *index) init(t *Table) {
@@ -191,8 +192,10 @@ func (x *index) remove(sum, seq uint64) {
 
 // tidy gives back memory when s has become much too large, or small enough to be one with its other half.
 func (x *index) tidy(s *segment) {
-	if len(s.buckets) > 4 && s.n < len(s.buckets)*bucketLen*18/25 {
-		x.resize(s, buckets(s.n))
+	if s.n < len(s.buckets)*bucketLen*19/25 {
+		if room := s.n*8/(7*bucketLen) + 1; x.rounded(room) < len(s.buckets) {
+			x.resize(s, room)
+		}
 	}
 	if s.depth == 0 || s.n >= mergeAt {
 		return
@@ -201,6 +204,14 @@ func (x *index) tidy(s *segment) {
 	if other.depth == s.depth && s.n+other.n < mergeAt {
 		x.merge(s, other)
 	}
+}
+
+// rounded is how many buckets newBuckets makes.
+func (x *index) rounded(n int) int {
+	for len(x.sizes) <= n {
+		x.sizes = append(x.sizes, uint16(len(newBuckets(len(x.sizes))))) //nolint:gosec // G115: a few hundred
+	}
+	return int(x.sizes[n])
 }
 
 // buckets is how many n ids need: four fifths full at most.

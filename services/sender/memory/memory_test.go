@@ -230,7 +230,9 @@ func TestBytesPerID(t *testing.T) {
 		e, _ := table.Front()
 		table.Delete(e.ID)
 	}
-	if per := float64(heap()-before) / float64(table.Len()); per > bytesPerID {
+	per := float64(heap()-before) / float64(table.Len())
+	t.Logf("and %.2f of the last %d", per, table.Len())
+	if per > bytesPerID {
 		t.Errorf("%.2f bytes for each of the last %d ids; want %d at most", per, table.Len(), bytesPerID)
 	}
 }

@@ -173,14 +173,14 @@ func (r *ring) close(c *chunk, seq uint64) {
 	r.bytes -= chunkBytes
 }
 
-// reach makes the directory long enough for the places from..to, and shorter when a quarter of it would do.
+// reach makes the directory long enough for the places from..to, and shorter when two fifths of it would do.
 func (r *ring) reach(from, to uint64) {
 	need := int(to>>chunkBits-from>>chunkBits) + 1 //nolint:gosec // G115: below MaxLen
 	size := max(len(r.dir), 4)
 	for size < need {
 		size *= 2
 	}
-	for size > 4 && need <= size/4 {
+	for size > 4 && need <= size*2/5 {
 		size /= 2
 	}
 	if size == len(r.dir) {
