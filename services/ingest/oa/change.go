@@ -126,7 +126,7 @@ func (c Change) Publish(u *stream.Unit, traceparent, tracestate string) error {
 	}
 	r.Time = u.Now()
 	w := u.Append(r)
-	u.OnAbort(c.table.set(c.key, c.next))
+	u.OnAbort(c.table.set(c.key, c.next, u.Partition()))
 	u.OnCommit(func() { c.table.committed(c.key, c.next, w.Offset()) })
 	return nil
 }

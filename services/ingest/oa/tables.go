@@ -13,6 +13,7 @@ package oa
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -54,6 +55,7 @@ type table struct {
 type row struct {
 	m      proto.Message
 	offset int64
+	by     int32 // the partition of zalo.callback that wrote it, while it is not committed
 }
 
 // New returns Tables that are empty until Run has read them.
@@ -71,6 +73,16 @@ func newTable(topic string, empty func() proto.Message) *table {
 
 // Loaded reports whether both tables were read to where they ended when that began. It stays true.
 func (t *Tables) Loaded() bool { return t.template.isLoaded() && t.quota.isLoaded() }
+
+// Dropped forgets what a partition of zalo.callback has written and of which nobody will say any more whether it was
+// committed: its next owner, which this process may be, takes the callback again if it was not.
+func (t *Tables) Dropped(p int32) {
+	for _, tab := range []*table{t.template, t.quota} {
+		tab.mu.Lock()
+		maps.DeleteFunc(tab.own, func(_ string, r row) bool { return r.offset < 0 && r.by == p })
+		tab.mu.Unlock()
+	}
+}
 
 // Run follows the tables until ctx ends.
 func (t *Tables) Run(ctx context.Context) {
@@ -147,7 +159,7 @@ func (t *table) take(records []kafka.Record, log *slog.Logger) {
 			log.Warn("a record of a table cannot be decoded: it is left out", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "error", err)
 			continue
 		}
-		t.read[key] = row{m, r.Offset}
+		t.read[key] = row{m: m, offset: r.Offset}
 	}
 }
 
@@ -164,12 +176,12 @@ func (t *table) latest(key string) proto.Message {
 	return nil
 }
 
-// set makes m the newest record under key until the topic has it. The result undoes that.
-func (t *table) set(key string, m proto.Message) (undo func()) {
+// set makes m, which partition by wrote, the newest record under key until the topic has it. The result undoes that.
+func (t *table) set(key string, m proto.Message, by int32) (undo func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before, had := t.own[key]
-	t.own[key] = row{m, -1}
+	t.own[key] = row{m: m, offset: -1, by: by}
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -192,5 +204,5 @@ func (t *table) committed(key string, m proto.Message, offset int64) {
 		delete(t.own, key)
 		return
 	}
-	t.own[key] = row{m, offset}
+	t.own[key] = row{m: m, offset: offset}
 }

@@ -60,9 +60,9 @@ func TestTables(t *testing.T) {
 	tab.take([]kafka.Record{record(t, &oav1.Template{OaId: "9", TemplateId: "1", Name: "n", Tag: "PROMOTION"}, 5)}, slog.Default())
 
 	first := change(t, tables, status(t, "ENABLE", 10), true)
-	undoFirst := tab.set(first.key, first.next)
+	undoFirst := tab.set(first.key, first.next, 0)
 	second := change(t, tables, status(t, "DISABLE", 20), true)
-	undoSecond := tab.set(second.key, second.next)
+	undoSecond := tab.set(second.key, second.next, 0)
 	tab.have(t, oav1.TemplateStatus_TEMPLATE_STATUS_DISABLE)
 	change(t, tables, status(t, "REJECT", 15), false) // late
 	change(t, tables, status(t, "DISABLE", 20), false)
@@ -71,7 +71,7 @@ func TestTables(t *testing.T) {
 	undoFirst()
 	tab.have(t, oav1.TemplateStatus_TEMPLATE_STATUS_UNSPECIFIED)
 
-	tab.set(first.key, first.next)
+	tab.set(first.key, first.next, 0)
 	tab.committed(first.key, first.next, 7)
 	tab.take([]kafka.Record{record(t, &oav1.Template{Name: "older"}, 6)}, slog.Default())
 	tab.have(t, oav1.TemplateStatus_TEMPLATE_STATUS_ENABLE)
@@ -81,7 +81,7 @@ func TestTables(t *testing.T) {
 	tab.take([]kafka.Record{record(t, first.next, 7), record(t, &oav1.Template{Status: oav1.TemplateStatus_TEMPLATE_STATUS_DELETE}, 8)}, slog.Default())
 	tab.have(t, oav1.TemplateStatus_TEMPLATE_STATUS_DELETE)
 	// The commit of what the topic has already overtaken changes nothing.
-	tab.set(first.key, first.next)
+	tab.set(first.key, first.next, 0)
 	tab.committed(first.key, first.next, 7)
 	tab.have(t, oav1.TemplateStatus_TEMPLATE_STATUS_DELETE)
 	tombstone := record(t, first.next, 9)
@@ -90,6 +90,22 @@ func TestTables(t *testing.T) {
 	if tab.latest("9/1") != nil {
 		t.Error("a tombstone left something")
 	}
+}
+
+// TestDropped: a partition that was given up while the end of its transaction was not known leaves nothing that was perhaps
+// never written; what is committed, and what others write, stays.
+func TestDropped(t *testing.T) {
+	tables := New(Config{Template: "oa.template", Quota: "oa.quota", Log: slog.New(slog.DiscardHandler)})
+	first := change(t, tables, status(t, "ENABLE", 10), true)
+	tables.template.set(first.key, first.next, 3)
+	tables.Dropped(2)
+	change(t, tables, status(t, "ENABLE", 10), false)
+	tables.Dropped(3)
+	again := change(t, tables, status(t, "ENABLE", 10), true)
+	tables.template.set(again.key, again.next, 3)
+	tables.template.committed(again.key, again.next, 7)
+	tables.Dropped(3)
+	change(t, tables, status(t, "ENABLE", 10), false)
 }
 
 func TestChangeOfOthers(t *testing.T) {

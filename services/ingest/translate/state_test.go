@@ -2,6 +2,7 @@ package translate
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,7 +12,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/zalo"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	"github.com/znshub/znshub/services/ingest/oa"
 	"github.com/znshub/znshub/services/ingest/sends"
 )
 
@@ -165,4 +168,23 @@ func FuzzRestore(f *testing.F) {
 			t.Fatalf("after the tombstone %d wait, %v", tr.WaitingReceipts(), err)
 		}
 	})
+}
+
+// tables is an OA that knows nothing and remembers what was dropped.
+type tables struct{ dropped []int32 }
+
+func (*tables) Loaded() bool { return true }
+func (*tables) Change(*zalo.Callback, time.Time, string, string) oa.Change {
+	return oa.Change{}
+}
+func (t *tables) Dropped(p int32) { t.dropped = append(t.dropped, p) }
+
+func TestDroppedReachesTheTables(t *testing.T) {
+	o := &tables{}
+	tr := New(Config{Sends: &fakeSends{}, OA: o})
+	tr.Assigned(3)
+	tr.Dropped(3)
+	if !slices.Equal(o.dropped, []int32{3}) {
+		t.Errorf("dropped %v", o.dropped)
+	}
 }

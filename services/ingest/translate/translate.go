@@ -76,6 +76,8 @@ type OA interface {
 	// Loaded reports whether they are known; before, no callback is taken.
 	Loaded() bool
 	Change(cb *zalo.Callback, received time.Time, source, hash string) oa.Change
+	// Dropped says that partition p is no longer this member's.
+	Dropped(p int32)
 }
 
 // Config says how receipts are translated.
@@ -224,6 +226,9 @@ func (t *Translator) Pending(int32) bool { return false }
 func (t *Translator) Dropped(p int32) {
 	t.cfg.Sends.Drop(p)
 	t.cfg.Status.Dropped(p)
+	if t.cfg.OA != nil {
+		t.cfg.OA.Dropped(p)
+	}
 	t.mu.Lock()
 	if part := t.parts[p]; part != nil {
 		t.waits.Add(-int64(len(part.waiting)))
