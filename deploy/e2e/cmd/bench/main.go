@@ -154,17 +154,15 @@ func bench(ctx context.Context, o options) (err error) {
 	if all, err = b.parallelArm(ctx, all, out); err != nil {
 		return err
 	}
-	if err := b.all(ctx, all, out); err != nil {
-		return err
-	}
-	out.tables(os.Stdout)
+	interrupted := b.all(ctx, all, out)
+	out.tables(os.Stdout) // also of a part
 	if o.json != "" {
 		if err := out.write(o.json); err != nil {
-			return err
+			return errors.Join(interrupted, err)
 		}
 		fmt.Println("every reading:", o.json)
 	}
-	return out.failed()
+	return errors.Join(interrupted, out.failed())
 }
 
 // all runs the cases. Those that are compared stand next to each other, a machine's mood hits all of them; from run to
