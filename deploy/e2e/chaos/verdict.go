@@ -113,7 +113,7 @@ func (s *Stage) Judge(ctx context.Context, t *Traffic, healed time.Time) (*Verdi
 			o.Faults = append(o.Faults, harness.Window{From: h.From, To: h.To})
 		}
 	}
-	v := &Verdict{Report: o.Check(harness.Expect{Waiting: -1, Open: -1}), States: map[string]int{}, Expected: len(t.letters)}
+	v := &Verdict{Report: o.Check(harness.Expect{Waiting: -1, Open: -1, LateCalls: true}), States: map[string]int{}, Expected: len(t.letters)}
 	v.Broken = v.Report.Violations
 	for id, w := range t.wishes {
 		sc.checkLedger(id, w)

@@ -72,9 +72,12 @@ type Observation struct {
 // Expect says what the run was made for. The zero value is the strictest: everything ended, nothing is unresolved
 // without a cause, one copy at most, order kept.
 type Expect struct {
-	Waiting   int           // requests that may be without any result; -1: any number
-	Open      int           // ids that may end in zns.unresolved without a later result; -1: any number
-	Unordered bool          // the order per key is not looked at
+	Waiting   int  // requests that may be without any result; -1: any number
+	Open      int  // ids that may end in zns.unresolved without a later result; -1: any number
+	Unordered bool // the order per key is not looked at
+	// LateCalls: the network may hold a call back for longer than its order waits for its outcome. Then what was
+	// unresolved may be accepted after those behind it.
+	LateCalls bool
 	Resend    bool          // policy RESEND: a second copy is allowed after an unresolved attempt
 	Delivered bool          // every accepted message must have its zns.delivered
 	After     time.Duration // how long after a kill an owner's death may be noticed; default 60 s
@@ -210,7 +213,11 @@ func (o *Observation) Check(want Expect) *Report {
 	}
 	o.checkExplained(b, want)
 	if !want.Unordered {
-		r.Inversions = checkOrder(b, known, accepted)
+		late := map[string][]Event{}
+		if want.LateCalls {
+			late = unresolved
+		}
+		r.Inversions = checkOrder(b, known, accepted, late)
 	}
 	checkDelivered(b, accepted, delivered, want)
 	for _, rule := range slices.Sorted(maps.Keys(b)) {
@@ -341,11 +348,11 @@ func (o *Observation) checkExplained(b book, want Expect) {
 const faultLag = 11 * time.Second
 
 // checkOrder returns how many ids were accepted before an earlier one of their key. Ids that were never accepted
-// (failed, unresolved without reaching Zalo) have no place in the order.
-func checkOrder(b book, known map[string]*Request, accepted map[string][]Call) int {
+// (failed, unresolved without reaching Zalo) have no place in the order, nor have late ones.
+func checkOrder(b book, known map[string]*Request, accepted map[string][]Call, late map[string][]Event) int {
 	keys := map[string][]*Request{}
 	for id, q := range known {
-		if q.Key != "" && len(accepted[id]) > 0 {
+		if q.Key != "" && len(accepted[id]) > 0 && len(late[id]) == 0 {
 			keys[q.Key] = append(keys[q.Key], q)
 		}
 	}

@@ -218,6 +218,13 @@ func TestWhatIsAllowedIsNotAViolation(t *testing.T) {
 				o.Calls = append(o.Calls, Call{ID: "c", Sequence: 9, MsgID: "mc2", TrackingID: "2", Attempt: 2})
 			},
 		},
+		"a call that the network held back": {
+			change: func(o *Observation) {
+				o.Calls[0].Sequence, o.Calls[0].Lost = 9, true
+				o.Unresolved = append(o.Unresolved, Event{ID: "a", EventID: "a/unresolved/1", Cause: znsv1.UnknownCause_UNKNOWN_CAUSE_TIMEOUT})
+			},
+			want: Expect{LateCalls: true},
+		},
 		"unresolved by an answer that was lost": {
 			change: func(o *Observation) {
 				o.Kills, o.Calls[1].Lost = nil, true
