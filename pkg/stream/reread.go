@@ -52,11 +52,9 @@ func (e *Engine) ReadLedger(ctx context.Context, p int32, offsets []int64) ([]ka
 		select {
 		case e.reads <- struct{}{}:
 		case <-ctx.Done():
+			continue // none of the rest is read
 		}
-		if ctx.Err() != nil {
-			break
-		}
-		reading.Go(func() {
+		reading.Go(func() { // also when ctx ends just now: it is what gives the place back
 			defer func() { <-e.reads }()
 			var err error
 			if found[i], err = e.readSpan(ctx, p, s); err != nil {
