@@ -41,7 +41,7 @@ func (l *Limits) Advance(now time.Time) (next time.Time) {
 		for id, t := range o.templates {
 			a.gates(&t.gates, o.id, t.id)
 			a.quota(&t.day, 0)
-			if sweep && t.inFlight == 0 && len(t.gates) == 0 && !t.day.known {
+			if sweep && t.inFlight == 0 && len(t.gates) == 0 && !t.day.known && t.unlisted == 0 {
 				delete(o.templates, id)
 				l.templates--
 			}

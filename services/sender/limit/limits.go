@@ -217,7 +217,7 @@ func (l *Limits) Take(now time.Time, f Flow) (p *Permit, next time.Time, ok bool
 		return nil, time.Time{}, false
 	}
 	t := o.templates[f.Template]
-	if t != nil && t.day.known && t.day.left(t.inFlight, part) <= 0 {
+	if t != nil && f.Category > notificationv1.Category_CATEGORY_TRANSACTION && t.day.known && t.day.left(t.inFlight, part) <= 0 {
 		return nil, time.Time{}, false
 	}
 	p = &Permit{l: l, flow: f, at: now, oa: o, template: t, token: l.tokens[f.OA]}

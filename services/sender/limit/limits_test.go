@@ -290,6 +290,18 @@ func TestUnlistedCodesCloseTheTemplate(t *testing.T) {
 	b.want(f, "")
 }
 
+// Messages in a row are counted however far apart they are.
+func TestUnlistedCodesFarApart(t *testing.T) {
+	b := newBench(t)
+	f := flow("1", "a", plain)
+	for range 3 {
+		b.want(f, "")
+		b.call(f, refused(-99999))
+		b.pass(5 * time.Minute)
+	}
+	b.want(f, "OPERATOR")
+}
+
 // After a restore a flow that was held begins with one call.
 func TestSeed(t *testing.T) {
 	b := newBench(t)

@@ -194,6 +194,21 @@ func TestTemplateQuota(t *testing.T) {
 	b.want(flow("1", "b", otp), "")
 }
 
+// What somebody waits for is held by Zalo's word that the template's quota is used up, not by an estimate of it: nothing
+// would correct that before the reset.
+func TestTemplateQuotaIsNotGuessedForOTPs(t *testing.T) {
+	b := newBench(t)
+	for p := range int32(3) {
+		b.l.Own(p, 12, b.now)
+	}
+	total, left := int32(100), int32(4)
+	b.l.Quota("1", "a", Word{&total, &left, b.now}, b.now)
+	for range 4 { // and the other owners have sent nothing
+		b.call(flow("1", "a", otp), accepted())
+	}
+	b.want(flow("1", "a", promo), "QUOTA")
+}
+
 // Whatever Zalo says in whatever order, a quota that it says is used up is not left by more than the calls that were
 // under way, and no word is lost for longer than a day.
 func TestQuotaAtRandom(t *testing.T) {
