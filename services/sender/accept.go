@@ -304,6 +304,9 @@ func (h *handler) onlyOpen(f *flow) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, p := range h.parts {
+		if !p.restored {
+			continue
+		}
 		for i := range p.lanes {
 			if open := p.lanes[i].open; len(open) > 1 || len(open) == 1 && open[0] != f {
 				return false

@@ -60,6 +60,24 @@ func (p *partition) supersede(e *entry) {
 	}
 }
 
+// supersedeRestored is supersede for all that was restored: the owner before may have ended before it came to the older
+// ones.
+func (p *partition) supersedeRestored() {
+	for _, refs := range p.collapse {
+		newest := refs[0]
+		for _, r := range refs {
+			if p.at(r).offset.get() > p.at(newest).offset.get() {
+				newest = r
+			}
+		}
+		for _, r := range refs {
+			if r != newest {
+				p.superseded.pushBack(supersession{p.at(r).id, p.at(newest).id})
+			}
+		}
+	}
+}
+
 // supersessions ends the older ones.
 func (h *handler) supersessions(tx tick) (again bool) {
 	for _, p := range h.openParts(tx) {
@@ -69,7 +87,7 @@ func (h *handler) supersessions(tx tick) (again bool) {
 			}
 			x, _ := p.superseded.popFront()
 			r := p.find(x.older)
-			if known, _, _ := p.known(x.newer); r == 0 || !known {
+			if known, _, _ := p.known(x.newer); r == 0 || !known || p.at(r).has(flagLame) {
 				continue // ended by itself, or the newer one was not taken after all
 			}
 			e := p.entries[r]

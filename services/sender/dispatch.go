@@ -62,17 +62,17 @@ func (h *handler) launch(u unit, e *entry, permit *limit.Permit) bool {
 		e.history.add(&ledgerv1.Step{TimeMs: ms(now), Kind: ledgerv1.StepKind_STEP_KIND_INTENT, Attempt: c.attempt, Owner: h.owner(e)})
 	})
 	h.uncommitted++
-	p.uncommitted++
+	p.uncommitted[c] = true
 	p.calls.Add(1)
 	u.OnAbort(func() {
 		h.uncommitted--
-		p.uncommitted--
+		delete(p.uncommitted, c)
 		p.calls.Add(-1)
 		permit.Undo()
 	})
 	u.OnCommit(func() {
 		h.uncommitted--
-		p.uncommitted--
+		delete(p.uncommitted, c)
 		h.dispatch.start(c)
 	})
 	return true

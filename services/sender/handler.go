@@ -117,6 +117,7 @@ func (h *handler) Restore(p int32, r kafka.Record) error {
 func (h *handler) Restored(p int32) {
 	h.Rebuild(p) // unless the engine had that done already, off the tick lock
 	pt := h.partition(p)
+	pt.restored = true
 	for _, f := range pt.flows {
 		if f != nil && f.restored.Reason != 0 && h.seedHold != nil {
 			h.seedHold(f.key, f.restored)
@@ -167,7 +168,10 @@ func (h *handler) Dropped(p int32) {
 	pt.dropped.Store(true)
 	h.limits.Lose(p, time.Now())
 	h.dispatch.forget(pt)
-	h.uncommitted -= pt.uncommitted
+	h.uncommitted -= len(pt.uncommitted)
+	for c := range pt.uncommitted {
+		c.permit.Undo() // nobody tells any more whether its intent was confirmed
+	}
 	for r := ref(1); uint32(r) <= pt.slots.top; r++ {
 		e := pt.entries[r]
 		if s := pt.at(r); e == nil && s.has(flagListened) {
@@ -278,6 +282,9 @@ func (h *handler) lookup(id uuid.UUID) (*partition, ref) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, p := range h.parts {
+		if !p.restored {
+			continue
+		}
 		if r := p.find(id); r != 0 {
 			return p, r
 		}

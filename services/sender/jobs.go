@@ -83,6 +83,9 @@ func (h *handler) workJob(tx tick, p *partition, j *job, looks, steps *int) (don
 		}
 		id := p.at(r).id
 		e := p.entries[r]
+		if e == nil && p.at(r).has(flagLame) {
+			continue
+		}
 		if e == nil {
 			h.load(p, r, loadBulk)
 			j.asleep = append(j.asleep, id)

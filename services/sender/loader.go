@@ -242,6 +242,12 @@ func (p *partition) adopt(r ref, s *slot, e *entry, now int64) {
 // lame takes one out of everything that could make something of it: it stays known, and nothing is done for it.
 func (p *partition) lame(r ref, s *slot) {
 	p.arrange(r, s, false, false, 0)
+	s.set(flagLame, true)
+	if s.scope != 0 { // what it was at holds up nobody for ever
+		sc := p.scopes.at(s.scope)
+		sc.release(r)
+		p.promote(sc)
+	}
 	if f := p.flows[s.flow]; f.loading {
 		p.unpark(f)
 	}
@@ -266,7 +272,9 @@ func (p *partition) detach(e *entry) {
 // payload is how many bytes entries take in memory.
 func (h *handler) payload() (n int64) {
 	for _, p := range h.parts {
-		n += p.bytes
+		if p.restored {
+			n += p.bytes
+		}
 	}
 	return n
 }
@@ -285,7 +293,7 @@ func (h *handler) evict() {
 	looks := evictLooks
 	for range 2 {
 		for _, p := range h.parts {
-			for n := min(looks, int(p.slots.top)); n > 0 && over > 0; n-- {
+			for n := min(looks, int(p.slots.top)); p.restored && n > 0 && over > 0; n-- {
 				looks--
 				if p.hand++; uint32(p.hand) > p.slots.top {
 					p.hand = 1
@@ -326,7 +334,9 @@ func (p *partition) fixedBytes() int64 {
 func (h *handler) measure() {
 	h.fixed = 0
 	for _, p := range h.parts {
-		h.fixed += p.fixedBytes()
+		if p.restored {
+			h.fixed += p.fixedBytes()
+		}
 	}
 	h.fixedSeen.Store(h.fixed)
 	h.payloadSeen.Store(h.payload())
@@ -342,7 +352,7 @@ func (h *handler) measure() {
 		h.full = h.fixed > most
 	}
 	for _, p := range h.parts {
-		h.full = h.full || p.finished.Full()
+		h.full = h.full || p.restored && p.finished.Full()
 	}
 	h.fullSeen.Store(h.full)
 	if h.full && !was {

@@ -47,6 +47,9 @@ func (h *handler) obey(tx tick) {
 		return
 	}
 	for _, p := range h.openParts(tx) {
+		if p.id >= h.settings.partitions() {
+			continue // a front door: nothing waits there, and there is no ledger to answer in
+		}
 		o := &p.obeyed
 		if !o.known {
 			// restore has refused what cannot be read.
@@ -257,12 +260,16 @@ func retries(r ledgerv1.HoldReason) bool {
 
 // waitsNoMore ends e's own wait: it goes on as if it had just been accepted, not before its not_before.
 func (e *entry) waitsNoMore(now int64) {
-	if e.due > now {
+	if e.early(now) {
 		e.hold(ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, e.due, now)
 		return
 	}
 	e.state, e.reason, e.until, e.flowHold = stateAccepted, 0, 0, false
 }
+
+// early reports whether e's not_before is to come. One without it may go from its acceptance on, also when a clock that
+// was ahead said when that was.
+func (e *entry) early(now int64) bool { return e.due > now && e.due > e.accepted }
 
 // decide sends again or fails what is unknown.
 func (d *deed) decide(u unit, e *entry) {

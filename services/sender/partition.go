@@ -38,6 +38,7 @@ type partition struct {
 	flowNames map[string]uint32    // and the flows, by the encoding of their keys
 	name      []byte               // one such
 	rebuilt   bool
+	restored  bool              // ticks may look at it: until then it is another goroutine's
 	orphaned  int               // entries that were SENDING when restored
 	broken    int               // entries that could not be read
 	oldest    int64             // the earliest open attempt
@@ -53,8 +54,8 @@ type partition struct {
 	wanted [2][]ref // entries to be read, by urgency
 	hand   ref      // where the last look for entries that can go ended
 
-	bytes        int64 // of entries in memory
-	uncommitted  int   // intents written but not yet confirmed
+	bytes        int64          // of entries in memory
+	uncommitted  map[*call]bool // their intents are written but not yet confirmed
 	lastAccepted int64
 	upSince      int64                     // since when this member works on the partition, ms
 	waiting      [waitReasons]atomic.Int64 // live entries by why they wait; read by the metrics
@@ -68,6 +69,7 @@ func newPartition(id int32, h *handler) *partition {
 	p := &partition{
 		id: id, rules: &h.rules, interest: h.callbacks, entries: map[ref]*entry{},
 		flowIndex: map[limit.Flow]uint32{}, finished: memory.New(), restoring: map[uuid.UUID][]byte{}, flowNames: map[string]uint32{}, reserved: map[string][]byte{},
+		uncommitted: map[*call]bool{},
 	}
 	p.ids.init()
 	p.scopes.init()

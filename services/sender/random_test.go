@@ -234,7 +234,7 @@ func runRandom(t *testing.T, seed uint64, stingy bool) {
 		}
 	}
 	for _, p := range c.h.parts {
-		if p.live() != 0 || p.places() != 0 || p.bytes != 0 || p.calls.Load() != 0 || p.ended.Load() != 0 || p.uncommitted != 0 {
+		if p.live() != 0 || p.places() != 0 || p.bytes != 0 || p.calls.Load() != 0 || p.ended.Load() != 0 || len(p.uncommitted) != 0 {
 			t.Errorf("left: live %d places %d bytes %d calls %d ended %d", p.live(), p.places(), p.bytes, p.calls.Load(), p.ended.Load())
 			for e := range maps.Values(p.entries) {
 				t.Log(snapshot(c, e.id))

@@ -300,13 +300,14 @@ func (h *handler) Rebuild(id int32) {
 	for _, r := range inOrder {
 		h.rebuildOne(p, r, p.at(r), now)
 	}
+	p.supersedeRestored()
 	p.restoring, p.flowNames = map[uuid.UUID][]byte{}, map[string]uint32{}
 }
 
 func (h *handler) rebuildOne(p *partition, r ref, s *slot, now int64) {
 	until, superseded := s.at.get(), s.has(flagDue)
 	s.at = u48{}
-	s.set(flagDue|flagRestored, false)
+	s.set(flagDue|flagRestored|flagLame, false)
 	value, withEntry := p.restoring[s.id]
 	if !withEntry {
 		e := entry{expire: s.expire.get(), mut: mut{

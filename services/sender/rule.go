@@ -32,7 +32,7 @@ func (h *handler) cancelledBy(e *entry, now time.Time) *control.Command {
 // mustStop reports whether operators said something of one that would start now. The commands' own jobs may not have
 // come to it yet, above all after a restore.
 func (h *handler) mustStop(e *entry, now time.Time) bool {
-	return h.control != nil && (e.due > ms(now) || h.heldByID(e.id, now) != nil || h.cancelledBy(e, now) != nil)
+	return h.control != nil && (e.early(ms(now)) || h.heldByID(e.id, now) != nil || h.cancelledBy(e, now) != nil)
 }
 
 // stop puts one for which mustStop is true where it belongs.

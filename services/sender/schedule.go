@@ -129,7 +129,7 @@ func (h *handler) launches(tx tick) (again bool) {
 		if f == nil {
 			return tx.Full()
 		}
-		if f.ready() == 0 {
+		if f.ready() == 0 || !p.settleFirst(f) {
 			continue // one of another lane has taken its place in their order meanwhile
 		}
 		h.lookAhead(p, f)
@@ -207,13 +207,19 @@ func (h *handler) takePace(p *partition, f *flow, now time.Time) (permit *limit.
 		return nil, true
 	}
 	permit, next, ok := h.pace.Take(now, f.key)
+	if ok {
+		return permit, true
+	}
+	f.asked = 0 // an answer may have closed it since the gates were asked: then they tell when it opens
 	switch {
-	case !ok && next.After(now):
+	case !h.isOpen(f, now):
+		p.park(f, f.reopens(), false)
+	case next.After(now):
 		p.park(f, ms(next)+1, false)
-	case !ok:
+	default:
 		p.park(f, ms(now), false) // looked at again in the next tick
 	}
-	return permit, ok
+	return nil, false
 }
 
 // drop takes r out of what may start, until its state changes.
@@ -295,8 +301,13 @@ func (h *handler) tell(tx tick) (again bool) {
 					if n++; n > tellsPerTick || tx.Full() {
 						return true
 					}
-					if !h.tellHeld(tx, p, f, f.untold().first()) {
+					first := f.untold().first()
+					if !h.tellHeld(tx, p, f, first) {
 						return true
+					}
+					if f.untold().first() == first {
+						again = true // those told of another reason have the other heap: the next tick changes them
+						break
 					}
 				}
 			}
@@ -338,7 +349,9 @@ func (f *flow) retell(a *arena) {
 func (h *handler) tellHeld(tx tick, p *partition, f *flow, r ref) bool {
 	s, reason := p.at(r), f.hold.Reason
 	if ledgerv1.State(s.state) == stateHeld && s.has(flagFlowHold) && ledgerv1.HoldReason(s.reason) == reason {
-		p.giveWay(r, s)
+		if !blocks(reason) {
+			p.giveWay(r, s)
+		}
 		return true
 	}
 	e := p.entries[r]

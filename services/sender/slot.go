@@ -48,6 +48,7 @@ const (
 	flagDue                            // its timer was due while its entry was not in memory
 	flagCollapse                       // has a collapse_key
 	flagRestored                       // was read from the ledger and has no place yet
+	flagLame                           // its record cannot be read: nothing is done for it
 )
 
 func (s *slot) has(f slotFlags) bool { return s.flags&f != 0 }

@@ -161,7 +161,7 @@ func (h *handler) heard(tx tick) (again bool) {
 			return false
 		}
 		p, r := h.lookup(c.id)
-		if p == nil {
+		if p == nil || p.at(r).has(flagLame) {
 			continue
 		}
 		e := p.entries[r]
