@@ -63,8 +63,8 @@ func plan(seed uint64, days int, begin time.Time) (actions []action, wishes []*w
 	}
 	// Where something goes wrong there is much to do.
 	actions = append(actions, troubles(r, seed, end, func(at time.Duration) {
-		for range 5 + r.IntN(40) {
-			publish(max(0, at+time.Duration(r.IntN(15_000)-5000)*time.Millisecond), notificationv1.Category(1+r.IntN(4)))
+		for range 20 + r.IntN(60) {
+			publish(max(0, at+time.Duration(r.NormFloat64()*float64(time.Second))), notificationv1.Category(1+r.IntN(4)))
 		}
 	})...)
 	var orders []action
@@ -118,6 +118,8 @@ func newWish(r *rand.Rand, i int, at time.Time, category notificationv1.Category
 		if r.IntN(2) == 0 { // orders of the large OA, which nothing holds for long
 			m.OrderingKey, m.OaId = fmt.Sprintf("order-%d", r.IntN(4)), oas[0].ID
 			x.key = m.OaId + "/" + m.OrderingKey
+			// Those that end soon go first, but for their order.
+			m.Ttl = durationpb.New(time.Hour + time.Duration(r.Int64N(int64(11*time.Hour))))
 			return x
 		}
 	case notificationv1.Category_CATEGORY_PROMOTION:

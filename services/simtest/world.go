@@ -81,7 +81,7 @@ func newWorld(t *testing.T, seed uint64, env ...string) *world {
 	if w.zalo, err = zalosim.New(zalosim.Config{
 		Seed: seed, OAID: oas[0].ID, OASecret: oas[0].Secret, AccessToken: oas[0].AccessToken, OtherOAs: oas[1:],
 		CallbackURL: "http://" + webhookAddr + "/webhooks/zalo", KeepWebhook: true, PromotionHours: true, Dial: w.network.DialContext,
-		Latency: zalosim.Range{Low: 20 * time.Millisecond, High: 300 * time.Millisecond}, Delivery: zalosim.Range{Low: 300 * time.Millisecond, High: 5 * time.Second},
+		Latency: zalosim.Range{Low: 20 * time.Millisecond, High: time.Second}, Delivery: zalosim.Range{Low: 300 * time.Millisecond, High: 5 * time.Second},
 	}); err != nil {
 		t.Fatal(err)
 	}

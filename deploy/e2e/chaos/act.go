@@ -112,7 +112,8 @@ func (s *Stage) stopAndStart(ctx context.Context, e Event, stop func(*harness.Pr
 	var note string
 	if p.Running() {
 		begin := time.Now()
-		if err := stop(p); err != nil {
+		// One that has hardly begun to run does not yet listen to SIGTERM: it ends by it, and has done nothing.
+		if err := stop(p); err != nil && !strings.Contains(err.Error(), "signal: terminated") {
 			s.note("%s: %v", e, err)
 		}
 		note = fmt.Sprintf("stopped in %.1fs", time.Since(begin).Seconds())

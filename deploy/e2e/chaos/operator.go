@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/znshub/znshub/deploy/e2e/harness"
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
@@ -93,6 +95,14 @@ func (s *Stage) cancel(ctx context.Context, e Event) (string, error) {
 	return "obeyed: " + said, nil
 }
 
+// unknownBefore reports whether an attempt was already unknown at that time: a cancel comes too late for it, and its
+// policy may send it again.
+func (s *scene) unknownBefore(id string, at time.Time) bool {
+	return slices.ContainsFunc(s.ledger[id].GetHistory(), func(step *ledgerv1.Step) bool {
+		return step.GetKind() == ledgerv1.StepKind_STEP_KIND_UNKNOWN && time.UnixMilli(step.GetTimeMs()).Before(at)
+	})
+}
+
 // checkOrders holds the calls of one notification against what operators said.
 func (s *scene) checkOrders(id string, w *Wish) {
 	campaign := w.Message.GetCampaignId()
@@ -109,7 +119,7 @@ func (s *scene) checkOrders(id string, w *Wish) {
 			switch late := c.Time.After(o.obeyed.Add(launched)); {
 			case late && !o.cancel && c.Time.Before(o.until):
 				s.break_(RuleHeld, id, "%s was held from %s to %s and called at %s", campaign, o.obeyed.Format(time.TimeOnly), o.until.Format(time.TimeOnly), c.Time.Format(time.TimeOnly))
-			case late && o.cancel && !w.Published.IsZero() && w.Published.Before(o.given):
+			case late && o.cancel && !w.Published.IsZero() && w.Published.Before(o.given) && !s.unknownBefore(id, o.obeyed):
 				s.break_(RuleCancelled, id, "%s was cancelled at %s, it was published %s and called %s", campaign, o.obeyed.Format(time.TimeOnly), w.Published.Format(time.TimeOnly), c.Time.Format(time.TimeOnly))
 			}
 		}
