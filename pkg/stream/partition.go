@@ -81,14 +81,19 @@ var errUnstable = errors.New("the group's offsets are not stable: a transaction 
 func (e *Engine) tellHeldUp() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	news := false
 	for _, p := range e.sorted() {
 		h := p.held.Load()
 		if h == nil || p.ready || p.err != nil || time.Since(h.since) < e.cfg.heldUpFor || h.told.Swap(true) {
 			continue
 		}
+		news = true
 		e.log.Warn("a partition cannot be restored: nothing is done for it, this process is not ready",
 			"partition", p.id, "since", h.since, "err", h.why,
 			"fix", "zns doctor names open transactions and brokers that are away; docs/operations.md says what to do about a transaction that does not end by its producer's timeout")
+	}
+	if news {
+		e.publish() // a tick that waits for a producer does not
 	}
 }
 

@@ -45,8 +45,14 @@ func (e *Engine) publish() {
 		if h := p.held.Load(); err == nil && h != nil && !p.ready && time.Since(h.since) >= e.cfg.heldUpFor {
 			err = fmt.Errorf("not restored after %v: %w", time.Since(h.since).Round(time.Second), h.why)
 		}
+		next := p.next
+		if tx := e.unsettled; tx != nil {
+			if in, ok := tx.accepted[p]; ok {
+				next = in.before // what it accepted may come again
+			}
+		}
 		s.Partitions = append(s.Partitions, PartitionStatus{
-			Partition: p.id, FrontDoor: !p.ledgered, Ready: p.ready && p.err == nil, Full: p.full, Next: p.next,
+			Partition: p.id, FrontDoor: !p.ledgered, Ready: p.ready && p.err == nil, Full: p.full, Next: next,
 			Err: err, HeldBack: p.heldBack,
 		})
 	}
