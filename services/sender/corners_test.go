@@ -273,3 +273,55 @@ func TestCollapseBegunByTheOwnerBefore(t *testing.T) {
 		t.Errorf("the newer one: %s", s)
 	}
 }
+
+// The memory of a burst goes back though some of it waits on: else SENDER_MEMORY would be full until that is finished.
+func TestMemoryOfABurst(t *testing.T) {
+	var a arena
+	live := map[ref]uint32{}
+	check := func() {
+		t.Helper()
+		for r, want := range live {
+			if a.at(r).hash != want {
+				t.Fatalf("slot %d holds %d, want %d", r, a.at(r).hash, want)
+			}
+		}
+		free := 0
+		for r := ref(1); uint32(r) <= a.top; r++ {
+			if live[r] == 0 && a.at(r).hash != 0 {
+				t.Fatalf("slot %d is free and not empty", r)
+			} else if live[r] == 0 {
+				free++
+			}
+		}
+		if a.n != len(live) || free+a.n != int(a.top) {
+			t.Fatalf("%d in use, want %d; %d free of %d", a.n, len(live), free, a.top)
+		}
+	}
+	for round := range uint32(4) {
+		for i := range uint32(100_000) {
+			r := a.alloc()
+			if live[r] != 0 {
+				t.Fatalf("slot %d is given away twice", r)
+			}
+			live[r] = round<<20 + i + 1
+			a.at(r).hash = live[r]
+		}
+		check()
+		for r, v := range live {
+			if v%25_000 != 0 {
+				a.release(r)
+				delete(live, r)
+			}
+		}
+		check()
+		if most := int64(len(live)+2) * chunkLen * slotSize; a.bytes() > most {
+			t.Errorf("%d slots take %d bytes, want %d at most", len(live), a.bytes(), most)
+		}
+	}
+	for r := range live {
+		a.release(r)
+	}
+	if a.bytes() != 0 || noSlots != [chunkLen]slot{} {
+		t.Errorf("%d bytes are left", a.bytes())
+	}
+}

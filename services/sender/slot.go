@@ -3,6 +3,7 @@ package sender
 import (
 	"hash/maphash"
 	"math/bits"
+	"slices"
 
 	"github.com/google/uuid"
 )
@@ -82,41 +83,87 @@ const (
 	slotSize  = 80
 )
 
-// arena is where the slots of a partition live. It grows by chunks and never moves one.
+// arena is where the slots of a partition live. It grows by chunks and never moves one; a chunk of which all slots are
+// free goes back, or a burst would count as used for as long as one of it waits.
 type arena struct {
-	chunks []*[chunkLen]slot
-	free   ref    // first of the free slots
-	top    uint32 // slots that were ever used
-	n      int    // slots in use
+	chunks []*[chunkLen]slot // noSlots where one went
+	rooms  []room            // of each chunk
+	open   []uint32          // chunks with free slots; the last is filled first
+	gone   []uint32          // chunks that went
+	top    uint32            // slots in all chunks
+	n      int               // slots in use
 }
+
+// room is what is free in a chunk.
+type room struct {
+	free ref    // first of the free slots
+	used uint32 // slots in use
+}
+
+// noSlots stands for a chunk that went: all of it is free. It is never written to.
+var noSlots [chunkLen]slot
 
 func (a *arena) at(r ref) *slot { return &a.chunks[(r-1)>>chunkBits][(r-1)&(chunkLen-1)] }
 
 func (a *arena) alloc() ref {
+	if len(a.open) == 0 {
+		a.grow()
+	}
+	c := &a.rooms[a.open[len(a.open)-1]]
+	r := c.free
+	s := a.at(r)
+	c.free = s.next
+	c.used++
 	a.n++
-	if r := a.free; r != 0 {
-		s := a.at(r)
-		a.free = s.next
-		*s = slot{}
-		return r
+	if c.free == 0 {
+		a.open = a.open[:len(a.open)-1]
 	}
-	if int(a.top) == len(a.chunks)*chunkLen {
-		a.chunks = append(a.chunks, new([chunkLen]slot))
+	*s = slot{}
+	return r
+}
+
+// grow adds a chunk, in the place of one that went when there is one.
+func (a *arena) grow() {
+	var c uint32
+	if last := len(a.gone) - 1; last >= 0 {
+		c = a.gone[last]
+		a.gone = a.gone[:last]
+	} else {
+		c = uint32(len(a.chunks)) //nolint:gosec // G115: fewer than slots
+		a.chunks, a.rooms = append(a.chunks, nil), append(a.rooms, room{})
+		a.top += chunkLen
 	}
-	a.top++
-	return ref(a.top)
+	chunk, free := new([chunkLen]slot), ref(0)
+	for i := chunkLen - 1; i >= 0; i-- {
+		chunk[i].next = free
+		free = ref(c)<<chunkBits + ref(i) + 1
+	}
+	a.chunks[c], a.rooms[c] = chunk, room{free: free}
+	a.open = append(a.open, c)
 }
 
 func (a *arena) release(r ref) {
-	s := a.at(r)
-	*s = slot{next: a.free}
-	a.free = r
+	i := uint32(r-1) >> chunkBits
+	c := &a.rooms[i]
+	*a.at(r) = slot{next: c.free}
+	if c.free == 0 {
+		a.open = append(a.open, i)
+	}
+	c.free = r
+	c.used--
 	if a.n--; a.n == 0 {
 		*a = arena{} // a burst is over: its memory goes back
+		return
+	}
+	if c.used == 0 && (len(a.chunks)-len(a.gone))*chunkLen-a.n >= 2*chunkLen { // not the next one's that comes
+		a.chunks[i], *c = &noSlots, room{}
+		at := slices.Index(a.open, i)
+		a.open = slices.Delete(a.open, at, at+1)
+		a.gone = append(a.gone, i)
 	}
 }
 
-func (a *arena) bytes() int64 { return int64(len(a.chunks)) * chunkLen * slotSize }
+func (a *arena) bytes() int64 { return int64(len(a.chunks)-len(a.gone)) * chunkLen * slotSize }
 
 // ids finds slots by notification id. It is cut into segments so that none of them takes long to grow.
 type ids struct {
