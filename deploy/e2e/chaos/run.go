@@ -129,6 +129,11 @@ func (v *Verdict) mayMend() bool {
 func (s *Stage) finish(ctx context.Context, v *Verdict) error {
 	if len(v.Broken) > 0 {
 		s.Autopsy(ctx)
+		look, cancel := context.WithTimeout(ctx, time.Minute)
+		if err := s.witness(look, v); err != nil {
+			_ = os.WriteFile(filepath.Join(s.dir, "records-failed.txt"), []byte(err.Error()), 0o600)
+		}
+		cancel()
 	}
 	stop, cancel := context.WithTimeout(ctx, stopTime)
 	defer cancel()
