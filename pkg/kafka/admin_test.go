@@ -179,14 +179,31 @@ func TestCheckNamesWhatIsWrongAndTheCommand(t *testing.T) {
 	})
 }
 
+// set alters a setting of a topic, and waits until the broker tells the new one: the controller answers before.
 func set(t *testing.T, b *kafkatest.Server, name, key, value string) {
 	t.Helper()
-	answers, err := kadm.NewClient(b.Client(t)).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: key, Value: &value}}, name)
+	admin := kadm.NewClient(b.Client(t))
+	answers, err := admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Name: key, Value: &value}}, name)
 	if err == nil {
 		_, err = answers.On(name, func(r *kadm.AlterConfigsResponse) error { return r.Err })
 	}
 	if err != nil {
 		t.Fatalf("set %s of %s: %v", key, name, err)
+	}
+	for ctx := t.Context(); ; time.Sleep(10 * time.Millisecond) {
+		configs, err := admin.DescribeTopicConfigs(ctx, name)
+		if err != nil {
+			t.Fatalf("settings of %s: %v", name, err)
+		}
+		config, err := configs.On(name, nil)
+		if err != nil {
+			t.Fatalf("settings of %s: %v", name, err)
+		}
+		for _, c := range config.Configs {
+			if c.Key == key && c.MaybeValue() == value {
+				return
+			}
+		}
 	}
 }
 
