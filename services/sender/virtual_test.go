@@ -16,6 +16,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/service"
+	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
@@ -68,7 +69,11 @@ func inVirtualTime(t *testing.T, f func(t *testing.T, w *world, s *Sender), env 
 		if _, err := config.LoadFrom(append([]string{"KAFKA_BROKERS=localhost:19092", "ZALO_API_URL=http://localhost:80", "ZALO_ACCESS_TOKEN=" + testOA + "=t"}, env...), &cfg); err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, Extras{Client: []kgo.Opt{kgo.Dialer(network.DialContext)}, Dial: network.DialContext})
+		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, Extras{
+			Client: []kgo.Opt{kgo.Dialer(network.DialContext), kgo.FetchMaxWait(5 * time.Second)}, Dial: network.DialContext,
+			// An idle engine that speaks seldom: days pass in seconds.
+			Engine: func(c *stream.Config) { c.Pulse, c.SessionTimeout = 10*time.Second, 30*time.Second },
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
