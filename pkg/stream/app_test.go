@@ -77,9 +77,11 @@ type app struct {
 	mu     sync.Mutex // guards out and ended
 	out    io.Writer
 	ended  []func()         // what calls that have ended bring
-	parts  map[int32]*shelf // under the tick lock
+	parts  map[int32]*shelf // under the tick lock; restores run beside it, so changes and they take restores too
 	client *http.Client
 	calls  atomic.Int32
+
+	restores sync.Mutex
 }
 
 func newApp(cfg appConfig, out io.Writer) *app {
@@ -98,7 +100,9 @@ func (a *app) say(e event) {
 }
 
 func (a *app) Assigned(p int32) {
+	a.restores.Lock()
 	a.parts[p] = &shelf{entries: map[string]*entry{}}
+	a.restores.Unlock()
 	a.say(event{Event: "assigned", Partition: p})
 }
 
@@ -110,7 +114,10 @@ func (a *app) Restore(p int32, r kafka.Record) error {
 	if err := json.Unmarshal(r.Value, e); err != nil {
 		return err
 	}
-	a.parts[p].entries[string(r.Key)] = e
+	a.restores.Lock()
+	s := a.parts[p]
+	a.restores.Unlock()
+	s.entries[string(r.Key)] = e
 	return nil
 }
 
@@ -220,7 +227,9 @@ func (a *app) Work(tx *stream.Tx) time.Time {
 func (a *app) InFlight(p int32) int { return a.parts[p].inFlight }
 func (a *app) Pending(p int32) bool { return len(a.parts[p].outcomes) > 0 }
 func (a *app) Dropped(p int32) {
+	a.restores.Lock()
 	delete(a.parts, p)
+	a.restores.Unlock()
 	a.say(event{Event: "dropped", Partition: p})
 }
 
