@@ -63,7 +63,7 @@ func rss() int {
 // TestKafkaOTPBehindPromotions: OTPs that come after 50,000 promotions waiting on the same partition reach the provider
 // within moments, also after a restart, and what waits takes little memory. With ZNS_TEST_LONG it is a million.
 func TestKafkaOTPBehindPromotions(t *testing.T) {
-	n := 50_000
+	n := 20_000
 	if os.Getenv("ZNS_TEST_LONG") != "" {
 		n = 1_000_000
 	}
