@@ -60,7 +60,7 @@ func rss() int {
 	return 0
 }
 
-// TestKafkaOTPBehindPromotions: OTPs that come after 50,000 promotions waiting on the same partition reach the provider
+// TestKafkaOTPBehindPromotions: OTPs that come after 20,000 promotions waiting on the same partition reach the provider
 // within moments, also after a restart, and what waits takes little memory. With ZNS_TEST_LONG it is a million.
 func TestKafkaOTPBehindPromotions(t *testing.T) {
 	n := 20_000
