@@ -143,7 +143,7 @@ var units = []struct{ reading, title, format string }{
 	{"restore", "restore s", "%.1f"}, {"restore_cpu", "CPU s", "%.1f"}, {"rss", "RSS MiB", "%.0f"}, {"rss_peak", "peak RSS MiB", "%.0f"},
 	{"pause", "pause s", "%.1f"}, {"idle", "longest idle s", "%.2f"},
 	{"duplicates", "duplicates", "%.0f"}, {"lost", "lost", "%.0f"}, {"inversions", "inversions", "%.0f"},
-	{"unknown", "unknown", "%.0f"}, {"unresolved", "never settled", "%.0f"}, {"refused", "calls refused", "%.0f"},
+	{"unknown", "unknown", "%.0f"}, {"unresolved", "not settled", "%.0f"}, {"unsettled", "of these accepted", "%.0f"}, {"refused", "calls refused", "%.0f"},
 }
 
 // tables writes Markdown, so that it can be pasted into a document: the goals, then every case with its readings.

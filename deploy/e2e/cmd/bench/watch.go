@@ -185,6 +185,20 @@ func (w *watch) finished(now time.Time) {
 	}
 }
 
+// unsettled counts those of the unresolved that the provider has accepted: a callback of theirs was not heard by now.
+func (w *watch) unsettled(calls []harness.Call) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	seen := map[string]bool{}
+	for _, c := range calls {
+		if w.open[c.ID] && !seen[c.ID] {
+			seen[c.ID] = true
+			n++
+		}
+	}
+	return n
+}
+
 // doubted is the number of notifications that zns.unresolved ever spoke of.
 func (w *watch) doubted() int {
 	w.mu.Lock()

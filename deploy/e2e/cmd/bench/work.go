@@ -23,6 +23,9 @@ type spec struct {
 	Kill     bool // kill -9 half-way and start again
 }
 
+// afterLoss is how long after a kill the last event of a subject that may lose some is waited for.
+const afterLoss = 90 * time.Second
+
 // work measures one subject on a preloaded topic. The clock runs from the first call (in-process: the first event's own
 // time) until a read-committed consumer holds the last event.
 func (b *runner) work(ctx context.Context, s spec) (r readings, err error) {
@@ -81,11 +84,17 @@ func (b *runner) work(ctx context.Context, s spec) (r readings, err error) {
 			return nil, err
 		}
 	}
-	end, err := w.wait(ctx)
-	if err != nil {
+	mayLose := s.Kill && s.Subject != subjectSender
+	waitCtx, stop := ctx, context.CancelFunc(func() {})
+	if mayLose {
+		waitCtx, stop = context.WithTimeout(ctx, afterLoss)
+	}
+	end, err := w.wait(waitCtx)
+	stop()
+	if err != nil && !(mayLose && ctx.Err() == nil) {
 		return nil, fmt.Errorf("%w; end of the log of %s:\n%s", err, subject.Name, subject.LogTail(5))
 	}
-	if s.Subject != subjectParallel || !s.Kill {
+	if !mayLose {
 		if err := d.drained(ctx); err != nil {
 			return nil, err
 		}
@@ -108,9 +117,9 @@ func (d *bed) subject(s spec) (*harness.Process, error) {
 func (d *bed) measure(ctx context.Context, s spec, subject *harness.Process, w *watch, end, killed time.Time) (r readings, err error) {
 	r = readings{}
 	begin := w.first()
+	var calls []harness.Call
 	if s.Latency > 0 {
-		calls, err := d.system.Simulator().Calls(ctx)
-		if err != nil {
+		if calls, err = d.system.Simulator().Calls(ctx); err != nil {
 			return nil, err
 		}
 		if len(calls) == 0 {
@@ -134,6 +143,7 @@ func (d *bed) measure(ctx context.Context, s spec, subject *harness.Process, w *
 		r["commit_p50"], r["commit_p99"] = 1000*quantile(metrics, "znshub_sender_commit_seconds", .5), 1000*quantile(metrics, "znshub_sender_commit_seconds", .99)
 		if s.Kill {
 			r["unknown"], r["unresolved"] = sum(metrics, "znshub_sender_unknown_total"), float64(w.unresolved())
+			r["unsettled"] = float64(w.unsettled(calls))
 		}
 	}
 	if n := w.unresolved(); n > 0 && !s.Kill {
