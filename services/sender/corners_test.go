@@ -2,6 +2,7 @@ package sender
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -255,8 +256,8 @@ func TestCollapseBegunByTheOwnerBefore(t *testing.T) {
 	c.tick(true, r2)
 	c.want(older, "done")
 	for p, records := range c.ledger { // the transaction of that is not committed
-		for i := len(records) - 1; i >= 0; i-- {
-			if string(records[i].Key) == older.String() {
+		for i, r := range slices.Backward(records) {
+			if string(r.Key) == older.String() {
 				c.ledger[p] = append(records[:i:i], records[i+1:]...)
 				break
 			}

@@ -306,8 +306,7 @@ func (h *handler) tell(tx tick) (again bool) {
 						return true
 					}
 					if f.untold().first() == first {
-						again = true // those told of another reason have the other heap: the next tick changes them
-						break
+						break // those told of another reason have the other heap: a later tick changes them
 					}
 				}
 			}
