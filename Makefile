@@ -54,11 +54,12 @@ MINUTES ?= 3
 chaos: ## Kill, stop, cut off and mislead the whole system for MINUTES, as SEED says, and do the sums; exit 1 when one is wrong.
 	@go run ./deploy/e2e/cmd/chaos --seed $(SEED) --minutes $(MINUTES)
 
-# make simulate SEEDS=1000; a seed that fails prints how to replay it.
+# make simulate SEEDS=1000 DAYS=1; a seed that fails prints how to replay it.
 SEEDS ?= 50
+DAYS ?= 7
 .PHONY: simulate
-simulate: ## Simulate a week of trouble in virtual time for each of SEEDS seeds.
-	@go test ./services/simtest -run TestSeeds -timeout 0 -seeds $(SEEDS) -days 7
+simulate: ## Simulate DAYS of trouble in virtual time for each of SEEDS seeds.
+	@go test ./services/simtest -run TestSeeds -timeout 0 -v -seeds $(SEEDS) -days $(DAYS) | grep -vE '^ *(=== |--- PASS)|^PASS'
 
 .PHONY: jaeger-check
 jaeger-check: ## Run one notification through three processes and assert its trace in a real Jaeger.

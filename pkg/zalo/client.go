@@ -143,7 +143,9 @@ func NewClient(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// byTransport makes every call go by http.Transport, as it does through a proxy: tests take both ways.
+// byTransport makes every call go by http.Transport, as it does through a proxy: tests take both ways. They differ in one
+// thing: http.Transport may take an answer that nobody asked for, and that came just behind another, for that of the next
+// request.
 var byTransport bool
 
 func redactURL(u *url.URL) string {

@@ -30,6 +30,9 @@ func (g *gathering) Write(p []byte) (int, error) {
 
 // What came with an answer, and stays in the TLS layer, is neither taken for the next answer nor for a living connection.
 func TestUnaskedOverTLS(t *testing.T) {
+	if byTransport {
+		t.Skip("http.Transport gives a connection to the next request before it looks at what else stands in it")
+	}
 	certs := httptest.NewTLSServer(http.NotFoundHandler())
 	defer certs.Close()
 	forged := strings.ReplaceAll(accepted, "a4d0243feee163bd3af2", "stale")

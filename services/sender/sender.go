@@ -51,8 +51,9 @@ type Extras struct {
 
 	// Reload reads the settings again, for access tokens that are renewed in a file. nil: they stay as they are.
 	Reload func() (Config, error)
-	// Engine may change the engine's settings: how often an idle member speaks, in simulations of weeks.
-	Engine func(*stream.Config)
+	// Pulse, for simulations of weeks in virtual time, is how often an idle sender does something; its session in the group
+	// is three of them. 0: as suits real time.
+	Pulse time.Duration
 }
 
 // Sender is a configured sender.
@@ -132,20 +133,16 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	h.callbacks = newReconciler(s.openCallbacks(client), wake, svc.Log)
 	svc.Registry.MustRegister(newUnknownCollector(h.callbacks))
 	h.clock = newClock(s.latestAppend, wake, svc.Log)
-	s.control = control.New(control.Config{Client: client, Wake: wake, Invalid: func() { h.operators.invalid.Inc() }, Log: svc.Log})
+	s.control = control.New(control.Config{Client: client, Wake: wake, Invalid: func() { h.operators.invalid.Inc() }, Log: svc.Log, Pulse: extras.Pulse})
 	h.control, h.operators, h.gates = s.control, newOperatorMetrics(svc.Registry, s.control), append(h.gates, s.control)
 	h.releaseFlows = func(oa string) int { return h.limits.Release(oa, "") }
 	s.h = h
 	svc.Ready("sender", s.Ready)
-	engine := stream.Config{
+	if s.engine, err = stream.New(stream.Config{
 		Client: client, Group: cfg.Group, Input: cfg.Topic, Ledger: settings.ledgerTopic, InstanceID: svc.Instance,
 		Handler: h, Log: svc.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: h.metrics.commits(extras.Step),
-		GroupProtocol: cfg.GroupProtocol,
-	}
-	if extras.Engine != nil {
-		extras.Engine(&engine)
-	}
-	if s.engine, err = stream.New(engine); err != nil {
+		GroupProtocol: cfg.GroupProtocol, Pulse: extras.Pulse, SessionTimeout: 3 * extras.Pulse,
+	}); err != nil {
 		s.topics.Close()
 		s.admin.Close()
 		return nil, err

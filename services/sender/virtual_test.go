@@ -16,7 +16,6 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/service"
-	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
@@ -71,8 +70,7 @@ func inVirtualTime(t *testing.T, f func(t *testing.T, w *world, s *Sender), env 
 		}
 		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, Extras{
 			Client: []kgo.Opt{kgo.Dialer(network.DialContext), kgo.FetchMaxWait(5 * time.Second)}, Dial: network.DialContext,
-			// An idle engine that speaks seldom: days pass in seconds.
-			Engine: func(c *stream.Config) { c.Pulse, c.SessionTimeout = 10*time.Second, 30*time.Second },
+			Pulse: 10 * time.Second, // days pass in seconds
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -17,7 +17,6 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/service"
-	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/zalo"
 	"github.com/znshub/znshub/pkg/zalo/zalosim"
 	"github.com/znshub/znshub/proto/topic"
@@ -172,7 +171,7 @@ func (w *world) start(i int) {
 	ctx, stop := context.WithCancel(context.Background())
 	s, err := sender.New(service.New("sender", m.name, cluster, w.log.logger(m.name), nil), cfg, sender.Extras{
 		Client: []kgo.Opt{kgo.Dialer(wire.dial), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour), kgo.ConnIdleTimeout(15 * time.Minute), kgo.FetchMaxWait(pulse / 2)}, Dial: wire.dial,
-		Engine: func(c *stream.Config) { c.Pulse, c.SessionTimeout = pulse, 3*pulse },
+		Pulse: pulse,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -24,6 +24,8 @@ type Config struct {
 	Wake    func()    // called after every change of what [Rules.View] returns
 	Invalid func()    // called for every record that is skipped
 	Log     *slog.Logger
+	// Pulse, for simulations of weeks in virtual time, is how often something is done when nothing is said. 0: a second.
+	Pulse time.Duration
 }
 
 // Rules follows zns.control.
@@ -36,7 +38,7 @@ type Rules struct {
 
 // New returns Rules that know nothing until Run reads.
 func New(cfg Config) *Rules {
-	cfg.Topic = cmp.Or(cfg.Topic, topic.Control)
+	cfg.Topic, cfg.Pulse = cmp.Or(cfg.Topic, topic.Control), cmp.Or(cfg.Pulse, time.Second)
 	r := &Rules{cfg: cfg, began: time.Now()}
 	r.view.Store(emptyView())
 	return r
@@ -56,18 +58,19 @@ func (r *Rules) ForID(now time.Time, id uuid.UUID) (limit.Hold, bool) { return r
 // Version changes whenever a rule does.
 func (r *Rules) Version() uint64 { return r.View().Version() }
 
-const (
-	markEvery  = 5 * time.Second // how often it is checked that nothing was missed
-	staleAfter = 30 * time.Second
-	openWithin = 30 * time.Second
-)
+const openWithin = 30 * time.Second
+
+// markEvery is how often it is checked that nothing was missed.
+func (r *Rules) markEvery() time.Duration { return 5 * r.cfg.Pulse }
+
+func (r *Rules) staleAfter() time.Duration { return 6 * r.markEvery() }
 
 // Ready reports whether commands reach this program; the error says why not.
 func (r *Rules) Ready(now time.Time) error {
 	if !r.View().Known() {
 		return fmt.Errorf("%s was not read to its end yet: nothing is sent before the operators' rules are known", r.cfg.Topic)
 	}
-	if behind := r.Behind(now); behind > staleAfter {
+	if behind := r.Behind(now); behind > r.staleAfter() {
 		return fmt.Errorf("%s could not be read for %s: operators' commands do not arrive", r.cfg.Topic, behind.Round(time.Second))
 	}
 	return nil
@@ -134,13 +137,13 @@ func (r *Rules) follow(ctx context.Context, src reader) {
 	warned := time.Now()
 	for ctx.Err() == nil {
 		now := time.Now()
-		every := markEvery
+		every := r.markEvery()
 		if !r.View().Known() {
 			every = time.Second // the sender waits
 		}
-		if marked.IsZero() && now.Sub(taken) >= every || now.Sub(taken) >= 2*markEvery {
+		if marked.IsZero() && now.Sub(taken) >= every || now.Sub(taken) >= 2*r.markEvery() {
 			taken = now
-			markCtx, cancel := context.WithTimeout(ctx, markEvery)
+			markCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			if err := src.Mark(markCtx); err == nil {
 				marked = now
 			}
@@ -151,7 +154,7 @@ func (r *Rules) follow(ctx context.Context, src reader) {
 			r.current.Store(marked.UnixMilli())
 			marked = time.Time{}
 		}
-		pollCtx, cancel := context.WithTimeout(ctx, time.Second)
+		pollCtx, cancel := context.WithTimeout(ctx, min(r.cfg.Pulse, every))
 		records, err := src.Poll(pollCtx)
 		waited := pollCtx.Err() != nil
 		cancel()
@@ -159,7 +162,7 @@ func (r *Rules) follow(ctx context.Context, src reader) {
 			return
 		}
 		r.take(src, records, false)
-		if behind := r.Behind(now); behind > staleAfter && now.Sub(warned) > staleAfter {
+		if behind := r.Behind(now); behind > r.staleAfter() && now.Sub(warned) > r.staleAfter() {
 			warned = now
 			r.cfg.Log.Warn("operators' commands do not arrive", "topic", r.cfg.Topic, "behind", behind, "known", r.View().Known(), "err", err)
 		}
