@@ -58,7 +58,7 @@ func TestIndexBytes(t *testing.T) {
 	if unsafe.Sizeof(slot{}) != slotSize {
 		t.Fatalf("a slot has %d bytes, not %d", unsafe.Sizeof(slot{}), slotSize)
 	}
-	const n = 120_000
+	const n = 60_000
 	for name, change := range map[string]func(int, *entry, *notificationv1.NotificationRequested){
 		"timers": nil,
 		"ready in closed flows": func(i int, e *entry, req *notificationv1.NotificationRequested) {

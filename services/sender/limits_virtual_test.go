@@ -23,7 +23,7 @@ func sleepUntil(hour int) {
 // TestVirtualOutageOfHours: while Zalo is away for three hours a handful of calls is made, what must expire expires, and
 // afterwards everything else is sent, the urgent lanes first.
 func TestVirtualOutageOfHours(t *testing.T) {
-	inVirtualTime(t, func(t *testing.T, w *world, s *Sender) {
+	inVirtualDays(t, time.Minute, func(t *testing.T, w *world, s *Sender) {
 		sleepUntil(9)
 		w.provider.respond(func(post) answer { return answer{status: 503, body: "<html>", after: 20 * time.Millisecond} })
 		start := time.Now()
@@ -86,7 +86,7 @@ func count(list []string, what string) (n int) {
 // when it has a newer token.
 func TestVirtualTokenOfOneOA(t *testing.T) {
 	const other = "1111111111111111111"
-	inVirtualTime(t, func(t *testing.T, w *world, s *Sender) {
+	inVirtualDays(t, time.Minute, func(t *testing.T, w *world, s *Sender) {
 		sleepUntil(9)
 		w.provider.respond(func(p post) answer {
 			if p.TemplateID == "666" {
@@ -135,7 +135,7 @@ func TestVirtualTokenOfOneOA(t *testing.T) {
 // TestVirtualWallet: without money a few calls look in a while, the OA's other templates wait too, and after the wallet
 // is filled everything goes out by itself.
 func TestVirtualWallet(t *testing.T) {
-	inVirtualTime(t, func(t *testing.T, w *world, s *Sender) {
+	inVirtualDays(t, time.Minute, func(t *testing.T, w *world, s *Sender) {
 		w.provider.respond(func(post) answer { return answer{code: -115} })
 		var reqs []*notificationv1.NotificationRequested
 		for range 300 {
@@ -163,7 +163,7 @@ func TestVirtualWallet(t *testing.T) {
 
 // TestVirtualNight: promotions of the night go out in the morning, spread over minutes; OTPs go at once.
 func TestVirtualNight(t *testing.T) {
-	inVirtualTime(t, func(t *testing.T, w *world, _ *Sender) {
+	inVirtualDays(t, time.Minute, func(t *testing.T, w *world, _ *Sender) {
 		sleepUntil(23)
 		start := time.Now()
 		var reqs []*notificationv1.NotificationRequested

@@ -23,6 +23,12 @@ import (
 // inVirtualTime runs f with a sender, a fake broker and a provider on a network in memory: hours pass in seconds, and
 // times can be asserted to the tick.
 func inVirtualTime(t *testing.T, f func(t *testing.T, w *world, s *Sender), env ...string) {
+	inVirtualDays(t, 2*time.Second, f, env...)
+}
+
+// inVirtualDays is inVirtualTime in which nobody who is idle speaks more often than once a pulse. What is
+// learned from Kafka may come half a pulse late.
+func inVirtualDays(t *testing.T, pulse time.Duration, f func(t *testing.T, w *world, s *Sender), env ...string) {
 	synctest.Test(t, func(t *testing.T) {
 		var network kfake.VirtualNetwork
 		broker, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.Ports(19092), kfake.ListenFn(network.Listen))...)
@@ -38,7 +44,10 @@ func inVirtualTime(t *testing.T, f func(t *testing.T, w *world, s *Sender), env 
 		var all sync.WaitGroup
 		all.Go(func() { _ = server.Serve(listener) })
 
-		client := []kgo.Opt{kgo.SeedBrokers("localhost:19092"), kgo.Dialer(network.DialContext)}
+		client := []kgo.Opt{
+			kgo.SeedBrokers("localhost:19092"), kgo.Dialer(network.DialContext), kgo.FetchMaxWait(pulse / 2), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour),
+			kgo.ConnIdleTimeout(15 * time.Minute),
+		}
 		w := &world{t: t, provider: p, input: topic.Requested, events: map[uuid.UUID][]kafka.Record{}, logs: &logBuffer{}}
 		if w.admin, err = kafka.NewAdmin(client...); err != nil {
 			t.Fatal(err)
@@ -69,8 +78,7 @@ func inVirtualTime(t *testing.T, f func(t *testing.T, w *world, s *Sender), env 
 			t.Fatal(err)
 		}
 		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, Extras{
-			Client: []kgo.Opt{kgo.Dialer(network.DialContext), kgo.FetchMaxWait(5 * time.Second)}, Dial: network.DialContext,
-			Pulse: 10 * time.Second, // days pass in seconds
+			Client: client, Dial: network.DialContext, Pulse: pulse,
 		})
 		if err != nil {
 			t.Fatal(err)
