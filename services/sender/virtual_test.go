@@ -77,9 +77,7 @@ func inVirtualDays(t *testing.T, pulse time.Duration, f func(t *testing.T, w *wo
 		if _, err := config.LoadFrom(append([]string{"KAFKA_BROKERS=localhost:19092", "ZALO_API_URL=http://localhost:80", "ZALO_ACCESS_TOKEN=" + testOA + "=t"}, env...), &cfg); err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, Extras{
-			Client: client, Dial: network.DialContext, Pulse: pulse,
-		})
+		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, Extras{Client: client, Dial: network.DialContext, Pulse: pulse})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,18 +88,21 @@ func inVirtualDays(t *testing.T, pulse time.Duration, f func(t *testing.T, w *wo
 				t.Error(err)
 			}
 		})
+		// Also when f gives up: a bubble that keeps a goroutine ends the whole process.
+		defer func() {
+			stopSender()
+			running.Wait()
+			stop()
+			for _, r := range readers {
+				r.Close()
+			}
+			w.writer.Close()
+			w.admin.Close()
+			server.Close()
+			broker.Close()
+			all.Wait()
+		}()
 		f(t, w, s)
-		stopSender()
-		running.Wait()
-		stop()
-		for _, r := range readers {
-			r.Close()
-		}
-		w.writer.Close()
-		w.admin.Close()
-		server.Close()
-		broker.Close()
-		all.Wait()
 	})
 }
 

@@ -31,6 +31,7 @@ func rateOf(seed uint64) int {
 func Simulate(t *testing.T, seed uint64, days int, env ...string) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, seed, append(env, fmt.Sprintf("SENDER_RATE=%d", rateOf(seed)))...)
+		defer w.close()
 		begin := time.Now()
 		actions, wishes, told := plan(seed, days, begin)
 		for _, a := range actions {
@@ -44,7 +45,6 @@ func Simulate(t *testing.T, seed uint64, days int, env ...string) {
 		w.log.write("everything is well")
 		time.Sleep(tail)
 		v := w.judge(seed, wishes, told)
-		w.close()
 		t.Logf("seed %d: %s", seed, v)
 		if len(v.broken) > 0 {
 			t.Errorf("seed %d is broken; replay it with: go test ./services/simtest -run TestSeeds -seed %d -seeds 1 -days %d", seed, seed, days)
