@@ -67,6 +67,7 @@ type handler struct {
 	pace             pacer                                                          // nil: none
 	templateCategory func(oa, template string) (c notificationv1.Category, ok bool) // nil: no template is known
 	arrived          func(limit.Flow)                                               // is told of each request taken; may be nil
+	wholeOA          func()                                                         // is told when all requests of an OA are held, or go out again; may be nil
 	seedHold         func(limit.Flow, limit.Hold)                                   // is told what a restored ledger says of closed flows; may be nil
 
 	limits       *limit.Limits

@@ -1,11 +1,9 @@
 package sender
 
 import (
-	"context"
 	"strconv"
 	"time"
 
-	"github.com/znshub/znshub/pkg/kafka"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	"github.com/znshub/znshub/services/sender/limit"
 )
@@ -38,6 +36,9 @@ func (h *handler) advance(now time.Time) {
 // tellLimit logs what opened or closed. Operators must see why nothing goes out; what they must act upon is an error.
 func (h *handler) tellLimit(e limit.Event) {
 	attrs := []any{"cause", e.Cause}
+	if h.wholeOA != nil && e.WholeOA() {
+		h.wholeOA()
+	}
 	if e.OA != "" {
 		attrs = append(attrs, "oa_id", e.OA)
 	}
@@ -64,43 +65,6 @@ func (h *handler) tellLimit(e limit.Event) {
 	}
 	h.log.Warn("requests are held", attrs...)
 }
-
-// forecasts publishes on oa.quota what is foreseen about the quotas, until ctx ends. Of several senders the one speaks
-// that owns the partition of the OA's id, so that nobody hears it twice.
-func (s *Sender) forecasts(ctx context.Context) {
-	var w *kafka.Writer
-	defer func() {
-		if w != nil {
-			w.Close()
-		}
-	}()
-	for pause(ctx, forecastEvery); ctx.Err() == nil; pause(ctx, forecastEvery) {
-		now := time.Now()
-		for _, f := range s.h.limits.Forecasts(now) {
-			owner := kafka.Murmur2Partition([]byte(f.OA), s.engine.LedgerPartitions())
-			if s.h.partition(owner) == nil {
-				continue
-			}
-			if !f.Exhausted.IsZero() {
-				s.h.log.Warn("the quota will be used up", "oa_id", f.OA, "template_id", f.Template, "exhausted_time", f.Exhausted)
-			}
-			r, err := s.tables.forecast(f, now)
-			if err == nil && w == nil {
-				w, err = kafka.NewWriter(s.kafka...)
-			}
-			if err == nil {
-				within, cancel := context.WithTimeout(ctx, 10*time.Second)
-				err = w.Write(within, r)
-				cancel()
-			}
-			if err != nil && ctx.Err() == nil {
-				s.h.log.Warn("a forecast cannot be published", "oa_id", f.OA, "err", err)
-			}
-		}
-	}
-}
-
-const forecastEvery = time.Minute
 
 // circuitOpen reports whether nothing goes out because Zalo is failing.
 func (h *handler) circuitOpen() bool {

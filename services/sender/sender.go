@@ -58,18 +58,19 @@ type Extras struct {
 
 // Sender is a configured sender.
 type Sender struct {
-	engine   *stream.Engine
-	h        *handler
-	client   *zalo.Client
-	topics   *kafka.Admin
-	kafka    []kgo.Opt   // how to reach the brokers
-	admin    *kgo.Client // for what topics does not ask
-	cfg      Config
-	settings settings
-	control  *control.Rules
-	tokens   *accessTokens
-	tables   *tables
-	reload   func() (Config, error)
+	engine    *stream.Engine
+	h         *handler
+	client    *zalo.Client
+	topics    *kafka.Admin
+	kafka     []kgo.Opt   // how to reach the brokers
+	admin     *kgo.Client // for what topics does not ask
+	cfg       Config
+	settings  settings
+	control   *control.Rules
+	tokens    *accessTokens
+	tables    *tables
+	announcer *announcer
+	reload    func() (Config, error)
 }
 
 // Run sends until ctx ends; then it waits for the calls under way, commits their outcomes, leaves the group and returns
@@ -126,6 +127,10 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	}
 	s.tables = newTables(client, s.topics.Topics, h.limits, settings.ceSource, svc.Log)
 	h.templateCategory = s.tables.category
+	s.announcer = newAnnouncer(h.limits, s.tables, func(oa string) bool {
+		return h.partition(kafka.Murmur2Partition([]byte(oa), s.engine.LedgerPartitions())) != nil
+	})
+	h.wholeOA = s.announcer.wake
 	h.dispatch = newDispatcher(h.limits, s.send, wake)
 	h.loader = newLoader(func(ctx context.Context, p int32, offsets []int64) ([]kafka.Record, error) {
 		return s.engine.ReadLedger(ctx, p, offsets)
@@ -169,7 +174,7 @@ func (s *Sender) Run(ctx context.Context) error {
 	serving.Go(func() { s.control.Run(live) })
 	serving.Go(func() { s.h.loader.run(live) })
 	serving.Go(func() { s.tables.run(live) })
-	serving.Go(func() { s.forecasts(live) })
+	serving.Go(func() { s.announcer.run(live) })
 	if s.settings.mode != modeSimulate {
 		serving.Go(func() { s.tokens.watch(live, s.reload, s.engine.Wake) })
 	}

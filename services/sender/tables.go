@@ -225,11 +225,40 @@ func (t *tables) takeQuota(r kafka.Record) {
 	t.limits.Told(m.GetOaId(), m.GetTemplateId(), exhausted, at)
 }
 
-// forecast is the record that tells a forecast beside everything else that is known about the quota.
+// forecast is the record that tells a forecast.
 func (t *tables) forecast(f limit.Forecast, now time.Time) (kafka.Record, error) {
-	key := f.OA
-	if f.Template != "" {
-		key += "/" + f.Template
+	return t.change(f.OA, f.Template, now, func(m *oav1.Quota) {
+		m.DailyQuota, m.RemainingQuota = f.Day, f.Left
+		if f.Month != nil || f.MonthLeft != nil {
+			m.MonthlyPromotionQuota, m.RemainingMonthlyPromotionQuota = f.Month, f.MonthLeft
+		}
+		m.ExhaustedTime = timestampOrNil(f.Exhausted)
+	})
+}
+
+// refusal is the record that tells since when Zalo refuses everything of an OA; a zero time: no longer.
+func (t *tables) refusal(oa string, since time.Time, code int, now time.Time) (kafka.Record, error) {
+	return t.change(oa, "", now, func(m *oav1.Quota) {
+		m.RefusedTime, m.RefusedCode = timestampOrNil(since), int32(code)
+	})
+}
+
+// refused is since when, by what stands in oa.quota, Zalo refuses everything of an OA; zero: it does not.
+func (t *tables) refused(oa string) time.Time {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if since := t.quotas[oa].GetRefusedTime(); since != nil {
+		return since.AsTime()
+	}
+	return time.Time{}
+}
+
+// change is the record of oa.quota that tells something beside everything else that is known about the OA, or about a
+// template of it.
+func (t *tables) change(oa, template string, now time.Time, f func(*oav1.Quota)) (kafka.Record, error) {
+	key := oa
+	if template != "" {
+		key += "/" + template
 	}
 	t.mu.RLock()
 	m := &oav1.Quota{}
@@ -237,15 +266,15 @@ func (t *tables) forecast(f limit.Forecast, now time.Time) (kafka.Record, error)
 		m = proto.CloneOf(last)
 	}
 	t.mu.RUnlock()
-	m.EventId = key + "/quota/" + now.UTC().Format("20060102T150405Z")
-	m.EventTime, m.OaId, m.TemplateId = timestamppb.New(now), f.OA, f.Template
-	m.DailyQuota, m.RemainingQuota = f.Day, f.Left
-	if f.Month != nil || f.MonthLeft != nil {
-		m.MonthlyPromotionQuota, m.RemainingMonthlyPromotionQuota = f.Month, f.MonthLeft
-	}
-	m.ExhaustedTime = nil
-	if !f.Exhausted.IsZero() {
-		m.ExhaustedTime = timestamppb.New(f.Exhausted)
-	}
+	m.EventId = key + "/quota/" + now.UTC().Format("20060102T150405.000Z")
+	m.EventTime, m.OaId, m.TemplateId = timestamppb.New(now), oa, template
+	f(m)
 	return kafka.NewRecord(topic.OAQuota, []byte(key), kafka.Event{ID: m.EventId, Source: t.source, Subject: key, Time: now, Data: m}, "", "")
+}
+
+func timestampOrNil(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
 }

@@ -632,8 +632,13 @@ type Quota struct {
 	ExhaustedTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=exhausted_time,json=exhaustedTime,proto3" json:"exhausted_time,omitempty"`
 	// When daily_quota was told, by Zalo's clock: an older one that comes late changes nothing.
 	DailyQuotaTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=daily_quota_time,json=dailyQuotaTime,proto3" json:"daily_quota_time,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Since when Zalo refuses everything of the OA for its wallet, its permissions or its state, so that its requests are
+	// held; unset when it does not.
+	RefusedTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=refused_time,json=refusedTime,proto3" json:"refused_time,omitempty"`
+	// Zalo's error code of that, for example -115 for an empty wallet.
+	RefusedCode   int32 `protobuf:"varint,13,opt,name=refused_code,json=refusedCode,proto3" json:"refused_code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Quota) Reset() {
@@ -741,6 +746,20 @@ func (x *Quota) GetDailyQuotaTime() *timestamppb.Timestamp {
 		return x.DailyQuotaTime
 	}
 	return nil
+}
+
+func (x *Quota) GetRefusedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefusedTime
+	}
+	return nil
+}
+
+func (x *Quota) GetRefusedCode() int32 {
+	if x != nil {
+		return x.RefusedCode
+	}
+	return 0
 }
 
 // Token is the latest access token of an OA (topic oa.token, compacted). The token is encrypted.
@@ -905,7 +924,7 @@ const file_oa_v1_oa_proto_rawDesc = "" +
 	"min_length\x18\x03 \x01(\x05R\tminLength\x12\x1d\n" +
 	"\n" +
 	"max_length\x18\x04 \x01(\x05R\tmaxLength\x12\x12\n" +
-	"\x04type\x18\x05 \x01(\tR\x04type\"\xfd\x04\n" +
+	"\x04type\x18\x05 \x01(\tR\x04type\"\xdf\x05\n" +
 	"\x05Quota\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x129\n" +
 	"\n" +
@@ -921,7 +940,9 @@ const file_oa_v1_oa_proto_rawDesc = "" +
 	"\aquality\x18\t \x01(\tR\aquality\x12A\n" +
 	"\x0eexhausted_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\rexhaustedTime\x12D\n" +
-	"\x10daily_quota_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0edailyQuotaTimeB\x0e\n" +
+	"\x10daily_quota_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0edailyQuotaTime\x12=\n" +
+	"\frefused_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vrefusedTime\x12!\n" +
+	"\frefused_code\x18\r \x01(\x05R\vrefusedCodeB\x0e\n" +
 	"\f_daily_quotaB\x12\n" +
 	"\x10_remaining_quotaB\x1a\n" +
 	"\x18_monthly_promotion_quotaB$\n" +
@@ -990,14 +1011,15 @@ var file_oa_v1_oa_proto_depIdxs = []int32{
 	8,  // 8: oa.v1.Quota.event_time:type_name -> google.protobuf.Timestamp
 	8,  // 9: oa.v1.Quota.exhausted_time:type_name -> google.protobuf.Timestamp
 	8,  // 10: oa.v1.Quota.daily_quota_time:type_name -> google.protobuf.Timestamp
-	8,  // 11: oa.v1.Token.event_time:type_name -> google.protobuf.Timestamp
-	8,  // 12: oa.v1.Token.issue_time:type_name -> google.protobuf.Timestamp
-	8,  // 13: oa.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	8,  // 11: oa.v1.Quota.refused_time:type_name -> google.protobuf.Timestamp
+	8,  // 12: oa.v1.Token.event_time:type_name -> google.protobuf.Timestamp
+	8,  // 13: oa.v1.Token.issue_time:type_name -> google.protobuf.Timestamp
+	8,  // 14: oa.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_oa_v1_oa_proto_init() }

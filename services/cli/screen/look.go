@@ -211,6 +211,9 @@ func (cfg *Config) quotas(ctx context.Context) ([]Quota, error) {
 		if q.GetExhaustedTime() != nil {
 			row.Exhausted = new(q.GetExhaustedTime().AsTime())
 		}
+		if q.GetRefusedTime() != nil {
+			row.Refused, row.Code = new(q.GetRefusedTime().AsTime()), q.GetRefusedCode()
+		}
 		quotas = append(quotas, row)
 	}
 	slices.SortFunc(quotas, func(a, b Quota) int { return cmp.Or(cmp.Compare(a.OA, b.OA), cmp.Compare(a.Template, b.Template)) })

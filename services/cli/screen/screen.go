@@ -62,6 +62,8 @@ type Quota struct {
 	Daily     *int32     `json:"daily_quota,omitempty"`
 	Remaining *int32     `json:"remaining_quota,omitempty"`
 	Exhausted *time.Time `json:"exhausted_time,omitempty"`
+	Refused   *time.Time `json:"refused_time,omitempty"` // since when Zalo refuses everything of the OA
+	Code      int32      `json:"refused_code,omitempty"`
 }
 
 // Ingest is one webhook-ingest.
@@ -122,6 +124,10 @@ func (s *Screen) Judge() {
 		}
 	}
 	for _, q := range s.Quotas {
+		if q.Refused != nil {
+			problem("Zalo refuses everything of %s since %s with code %d: its wallet, its permissions or its state want a person; then zns retry --oa %s, or wait for the next probe",
+				q.name(), vietnam(*q.Refused), q.Code, q.OA)
+		}
 		if q.Remaining != nil && *q.Remaining == 0 {
 			note("the quota of %s is used up", q.name())
 		} else if q.Exhausted != nil {

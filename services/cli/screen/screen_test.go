@@ -45,6 +45,7 @@ func TestJudge(t *testing.T) {
 		"policy late":          {func(s *Screen) { s.Ledger.Overdue = 2 }, true, "of 2 unknown notifications the policy should have decided"},
 		"quota used up":        {func(s *Screen) { s.Quotas[0].Remaining = new(int32(0)) }, false, "quota of OA 9 is used up"},
 		"quota will be":        {func(s *Screen) { s.Quotas[0].Exhausted = new(now) }, false, "2026-11-22 11:00:00 (Vietnam)"},
+		"refused":              {func(s *Screen) { s.Quotas[0].Refused, s.Quotas[0].Code = new(now), -115 }, true, "refuses everything of OA 9 since 2026-11-22 11:00:00 (Vietnam) with code -115"},
 		"no translation":       {func(s *Screen) { s.Ingests[0].Translates = false }, true, "does not translate"},
 		"spool":                {func(s *Screen) { s.Ingests[0].Spooled = 5 }, false, "5 callbacks are on the disk"},
 		"ledger not complete":  {func(s *Screen) { s.Ledger.Incomplete = "an open transaction" }, false, "an open transaction"},

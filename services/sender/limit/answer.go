@@ -140,6 +140,7 @@ func (l *Limits) openToken(o *oa, p *Permit) {
 // accepted opens every gate that the message passed, and takes what Zalo says about the quota.
 func (l *Limits) accepted(p *Permit, t *template, r *zalo.Result, now time.Time) {
 	o, f := p.oa, p.flow
+	o.accepted = wall(now)
 	l.openAll(&o.gates, f.Category, p, l.opened(o.id, ""))
 	if t != nil {
 		t.unlisted = 0

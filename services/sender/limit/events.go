@@ -23,6 +23,9 @@ type Event struct {
 // NeedsPerson reports whether nothing but a person can mend what closed.
 func (e Event) NeedsPerson() bool { return !e.Open && needsPerson(e.Reason) }
 
+// WholeOA reports whether all of an OA's requests are held, or go out again.
+func (e Event) WholeOA() bool { return e.OA != "" && e.Template == "" && e.Category == 0 }
+
 func needsPerson(r ledgerv1.HoldReason) bool {
 	switch r {
 	case ledgerv1.HoldReason_HOLD_REASON_TOKEN, ledgerv1.HoldReason_HOLD_REASON_ACCOUNT, ledgerv1.HoldReason_HOLD_REASON_OPERATOR:

@@ -58,6 +58,7 @@ type oa struct {
 	promotions arrivals
 	templates  map[string]*template
 	used       time.Time
+	accepted   time.Time // the latest message that Zalo took
 }
 
 // template is what is known about one template of an OA. Most have none.

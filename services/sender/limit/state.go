@@ -22,6 +22,7 @@ type OAState struct {
 	Window   int     // calls at a time
 	InFlight int     // calls taken and not ended
 	Pace     float64 // calls a second that this process may start; 0: no limit
+	Accepted time.Time // the latest message that Zalo took; zero: none yet
 	Closed   []Closing
 	Quotas   []QuotaState
 }
@@ -59,7 +60,7 @@ func (l *Limits) State(now time.Time, templates int) State {
 	}
 	for _, id := range slices.Sorted(maps.Keys(l.oas)) {
 		o := l.oas[id]
-		out := OAState{OA: id, Window: int(o.guard.window), InFlight: o.guard.inFlight, Pace: o.pace.rate * l.share.part()}
+		out := OAState{OA: id, Window: int(o.guard.window), InFlight: o.guard.inFlight, Pace: o.pace.rate * l.share.part(), Accepted: o.accepted}
 		if l.tokens != nil && l.tokens[id] == 0 {
 			out.Closed = append(out.Closed, Closing{Cause: "no_token", Reason: ledgerv1.HoldReason_HOLD_REASON_TOKEN})
 		}
