@@ -1,8 +1,10 @@
 package sender
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"github.com/znshub/znshub/pkg/config"
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/service"
 	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	oav1 "github.com/znshub/znshub/proto/oa/v1"
@@ -35,7 +38,7 @@ func (w *world) put(name, key string, m proto.Message) {
 // read returns what stands in a topic.
 func (w *world) read(name string) (all []kafka.Record) {
 	w.t.Helper()
-	err := kafka.ReadToEnd(w.t.Context(), kafka.ReaderConfig{Client: w.client, Topic: name}, func(r kafka.Record) error {
+	err := kafka.ReadToEnd(w.t.Context(), kafka.ReaderConfig{Client: w.extras.Client, Topic: name}, func(r kafka.Record) error {
 		all = append(all, r)
 		return nil
 	})
@@ -119,9 +122,27 @@ func TestVirtualQuota(t *testing.T) {
 }
 
 // TestVirtualForecast: a quota that will be used up before its reset is told once on oa.quota, beside what others know
-// of it.
+// of it, though there are two senders who foresee it.
 func TestVirtualForecast(t *testing.T) {
-	inVirtualTime(t, func(t *testing.T, w *world, _ *Sender) {
+	inVirtualDays(t, 20*time.Second, func(t *testing.T, w *world, s *Sender) {
+		other, err := New(service.New("sender", "virtual-2", "test", nil, nil), s.cfg, w.extras)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := other.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		defer running.Wait()
+		defer cancel()
+		time.Sleep(3 * time.Minute)
+		if mine, its := len(s.Status().Partitions), len(other.Status().Partitions); mine == 0 || its == 0 {
+			t.Errorf("the senders have %d and %d partitions: the test does not test", mine, its)
+		}
 		w.put(topic.OAQuota, testOA, &oav1.Quota{
 			OaId: testOA, EventTime: timestamppb.Now(), DailyQuota: new(int32(2000)), RemainingQuota: new(int32(2000)), Quality: "HIGH",
 			MonthlyPromotionQuota: new(int32(70)),
@@ -143,7 +164,8 @@ func TestVirtualForecast(t *testing.T) {
 			}
 		}
 		if len(told) != 1 {
-			t.Fatalf("told %d times: %v", len(told), told)
+			t.Errorf("told %d times: %v", len(told), told)
+			return
 		}
 		if f := told[0]; f.Quality != "HIGH" || f.GetMonthlyPromotionQuota() != 70 || f.GetDailyQuota() != 2000 || f.OaId != testOA {
 			t.Errorf("others had told more: %v", f)
@@ -185,7 +207,8 @@ func TestVirtualTokenFile(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		if got := w.provider.got(""); len(got) != 1 || got[0].Token != "old" {
-			t.Fatalf("calls before there is a newer token: %+v", got)
+			t.Errorf("calls before there is a newer token: %+v", got)
+			return
 		}
 		write(testOA + "=new\n")
 		time.Sleep(tokensEvery + time.Second)

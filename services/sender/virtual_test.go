@@ -53,7 +53,7 @@ func inVirtualWorld(t *testing.T, extras Extras, f func(t *testing.T, w *world, 
 			kgo.SeedBrokers("localhost:19092"), kgo.Dialer(network.DialContext), kgo.FetchMaxWait(extras.Pulse / 2), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour),
 			kgo.ConnIdleTimeout(15 * time.Minute),
 		}
-		w := &world{t: t, provider: p, client: client, input: topic.Requested, events: map[uuid.UUID][]kafka.Record{}, logs: &logBuffer{}}
+		w := &world{t: t, provider: p, input: topic.Requested, events: map[uuid.UUID][]kafka.Record{}, logs: &logBuffer{}}
 		if w.admin, err = kafka.NewAdmin(client...); err != nil {
 			t.Fatal(err)
 		}
@@ -83,6 +83,7 @@ func inVirtualWorld(t *testing.T, extras Extras, f func(t *testing.T, w *world, 
 			t.Fatal(err)
 		}
 		extras.Client, extras.Dial = client, network.DialContext
+		w.extras = extras
 		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, extras)
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/znshub/znshub/pkg/config"
@@ -137,7 +136,7 @@ type world struct {
 	provider *provider
 	input    string
 	group    string
-	client   []kgo.Opt // how to reach the brokers, in virtual time
+	extras   Extras // in virtual time: how to reach the brokers and the provider
 	writer   *kafka.Writer
 	admin    *kafka.Admin
 	env      []string
