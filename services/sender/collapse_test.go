@@ -85,31 +85,42 @@ func TestCollapse(t *testing.T) {
 	}
 }
 
-// One under way is superseded for good: its next owner does not try it again either.
+// One under way is superseded for good: its next owner does not try it again either, also when the newer one has ended.
 func TestCollapseSurvivesRestart(t *testing.T) {
-	c := newCore(t)
-	first, r := c.request(collapsing("otp"))
-	c.tick(true, r)
-	newer, r := c.request(collapsing("otp"))
-	c.tick(true, r)
-	if le := c.ledgerOf(first); !le.Superseded || le.State != stateSending {
-		t.Fatalf("ledger: %v", le)
+	for name, ended := range map[string]bool{"the newer one waits": false, "the newer one has ended": true} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			first, r := c.request(collapsing("otp"))
+			c.tick(true, r)
+			newer, r := c.request(collapsing("otp"), ttl(time.Minute))
+			c.tick(true, r)
+			if le := c.ledgerOf(first); !le.Superseded || le.State != stateSending {
+				t.Fatalf("ledger: %v", le)
+			}
+			if ended {
+				c.pass(2 * time.Minute)
+				c.ticks(2)
+				c.want(newer, "done")
+			}
+			p := c.h.parts[r.Partition]
+			e := p.entry(first)
+			c.h.update(&fakeUnit{c: c, p: p.id}, e, func() {}) // never committed
+			c.calls = nil
+			// As if its call had been given back and its owner had died before the next tick.
+			tx := &fakeTick{c: c}
+			u := tx.Unit(p.id, first.String()).(*fakeUnit)
+			c.h.withdrawn(u, e, ms(c.now))
+			c.ledger[p.id] = append(c.ledger[p.id], u.ledger...)
+			out := c.out
+			c = c.successor()
+			c.out = out
+			c.ticks(4)
+			if f := c.failed(first); len(f) != 1 || f[0].Reason != znsv1.FailureReason_FAILURE_REASON_SUPERSEDED {
+				t.Errorf("%s, zns.failed %v", c.state(first), f)
+			}
+			if !ended {
+				c.want(newer, "SENDING(1)")
+			}
+		})
 	}
-	p := c.h.parts[r.Partition]
-	e := p.entry(first)
-	c.h.update(&fakeUnit{c: c, p: p.id}, e, func() {}) // never committed
-	c.calls = nil
-	// As if its call had been given back and its owner had died before the next tick.
-	tx := &fakeTick{c: c}
-	u := tx.Unit(p.id, first.String()).(*fakeUnit)
-	c.h.withdrawn(u, e, ms(c.now))
-	c.ledger[p.id] = append(c.ledger[p.id], u.ledger...)
-	out := c.out
-	c = c.successor()
-	c.out = out
-	c.ticks(4)
-	if f := c.failed(first); len(f) != 1 || f[0].Reason != znsv1.FailureReason_FAILURE_REASON_SUPERSEDED {
-		t.Errorf("%s, zns.failed %v", c.state(first), f)
-	}
-	c.want(newer, "SENDING(1)")
 }

@@ -1,6 +1,8 @@
 package sender
 
 import (
+	"slices"
+
 	"github.com/google/uuid"
 
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
@@ -26,6 +28,7 @@ type job struct {
 	again  []uuid.UUID // to be done once more: their unit was undone, or their entry was being read
 	asleep []uuid.UUID // their entries are being read
 	open   int         // units that are not yet committed
+	passed bool        // it has seen all, and whatever had just ended then has had its time to come back
 }
 
 // slotView is what can be seen of a live notification without its entry.
@@ -78,6 +81,9 @@ func (h *handler) workJob(tx tick, p *partition, j *job, looks, steps *int) (don
 			return false, false
 		case !more && len(j.asleep) > 0:
 			return false, true
+		case !more && !j.passed && p.leaving > 0:
+			j.passed = true
+			return false, false
 		case !more:
 			return j.open == 0 && len(j.again) == 0 && j.done(tx), false
 		}
@@ -102,10 +108,33 @@ func (h *handler) workJob(tx tick, p *partition, j *job, looks, steps *int) (don
 		j.open++
 		u.OnAbort(func() {
 			j.open--
-			j.again = append(j.again, id)
+			j.repeat(id)
 		})
 		u.OnCommit(func() { j.open-- })
 		j.do(u, e)
+	}
+}
+
+// repeat has one done once more.
+func (j *job) repeat(id uuid.UUID) {
+	if !slices.Contains(j.again, id) && !slices.Contains(j.asleep, id) {
+		j.again = append(j.again, id)
+	}
+}
+
+// cameBack tells the jobs of one that had ended, and lives again because its unit was undone: they may have passed its
+// place while it was not there.
+func (p *partition) cameBack(r ref) {
+	s := p.at(r)
+	for j := range p.jobs.all() {
+		j.passed = false
+		if j.ids != nil {
+			if slices.Contains(j.ids[:j.next], s.id) {
+				j.repeat(s.id)
+			}
+		} else if r < j.cursor && (j.match == nil || j.match(p.view(s))) {
+			j.repeat(s.id)
+		}
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 // A job does its work once for each that matches, in bounded steps and over aborted ticks, and then says so.
@@ -71,5 +73,38 @@ func TestJob(t *testing.T) {
 	c.tick(true)
 	if p.jobs.len() != 0 {
 		t.Error("the job is still there")
+	}
+}
+
+// A job passes over nothing that is put back behind it because a transaction is undone: here what operators cancelled is
+// about to start as the job passes, ends for that reason, lives again, and its flow closes.
+func TestJobAndWhatComesBack(t *testing.T) {
+	for name, scope := range map[string]func(uuid.UUID) control.Scope{
+		"all": func(uuid.UUID) control.Scope { return control.All() }, "one": control.ID,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			g := gated(c)
+			o := c.listen()
+			f := flowFor("643118", plain)
+			g.close(f, ledgerv1.HoldReason_HOLD_REASON_QUOTA)
+			id := c.many(1)[0]
+			c.want(id, "HELD(quota)")
+			c.tick(true)
+			for range 3 {
+				g.open(f)
+				if len(o.records) == 0 {
+					o.give(cancel, scope(id))
+				}
+				c.tick(false)
+				g.close(f, ledgerv1.HoldReason_HOLD_REASON_QUOTA)
+			}
+			for range 4 {
+				c.tick(true)
+			}
+			if f := c.failed(id); len(f) != 1 || f[0].Reason != znsv1.FailureReason_FAILURE_REASON_CANCELLED {
+				t.Errorf("%s, zns.failed %v", c.state(id), f)
+			}
+		})
 	}
 }

@@ -75,8 +75,9 @@ func (h *handler) answer(tx tick) (again bool) {
 func (h *handler) beginRound(p *partition, view *control.View, now time.Time) {
 	r := &roundOf{target: view.Position()}
 	p.obeyed.round = r
-	for _, c := range view.Pending(now, p.obeyed.ack.Position) {
-		h.beginCommand(p, r, c)
+	commands := view.Pending(now, p.obeyed.ack.Position)
+	for i, c := range commands {
+		h.beginCommand(p, r, c, commands[i+1:])
 	}
 }
 
@@ -102,13 +103,14 @@ func (h *handler) answerRound(tx tick, p *partition) bool {
 type deed struct {
 	h       *handler
 	command *control.Command
+	after   []*control.Command // the round's commands behind it
 	result  control.Result
 	gates   map[string]int // how many gates of each OA a RETRY opened
 }
 
 // beginCommand begins the job of one command.
-func (h *handler) beginCommand(p *partition, r *roundOf, c *control.Command) {
-	d := &deed{h: h, command: c, result: control.Result{Command: c.ID}}
+func (h *handler) beginCommand(p *partition, r *roundOf, c *control.Command, after []*control.Command) {
+	d := &deed{h: h, command: c, after: after, result: control.Result{Command: c.ID}}
 	j := &job{done: func(tx tick) bool {
 		if r.open--; !c.Standing() {
 			d.result.At = tx.Now()
@@ -176,7 +178,7 @@ func (e *entry) unknown() (since int64, cause znsv1.UnknownCause) {
 	case e.state == stateUnknown:
 		return e.unknownSince, e.cause
 	case e.unlisted():
-		return e.open[0].intent, znsv1.UnknownCause_UNKNOWN_CAUSE_AMBIGUOUS_CODE
+		return e.open[len(e.open)-1].intent, znsv1.UnknownCause_UNKNOWN_CAUSE_AMBIGUOUS_CODE
 	}
 	return 0, 0
 }
@@ -279,7 +281,7 @@ func (d *deed) decide(u unit, e *entry) {
 		return
 	}
 	switch {
-	case d.command.Action == controlv1.Action_ACTION_RESEND_UNKNOWN && bytes.Equal(e.resentBy, d.command.ID[:]):
+	case d.command.Action == controlv1.Action_ACTION_RESEND_UNKNOWN && d.resent(e):
 		// Obeyed before the partition's last owner could say so.
 	case !d.command.FitsUnknown(controlv1.UnknownCause(cause), fromMs(since), e.flow.Template):
 		d.count(u, &d.result.Left)
@@ -300,6 +302,13 @@ func (d *deed) decide(u unit, e *entry) {
 		d.count(u, &d.result.Changed)
 		u.OnCommit(d.h.metrics.resent.Inc)
 	}
+}
+
+// resent reports whether an owner before has had e sent again by this command: a round's commands are obeyed one after the
+// other, so that it was before one behind it.
+func (d *deed) resent(e *entry) bool {
+	by := func(c *control.Command) bool { return bytes.Equal(e.resentBy, c.ID[:]) }
+	return by(d.command) || slices.ContainsFunc(d.after, by)
 }
 
 // ruleOfOne puts e where the rule for its id, as it is now, says.

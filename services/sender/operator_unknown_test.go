@@ -1,12 +1,14 @@
 package sender
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/zalo"
 	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/services/sender/control"
@@ -102,6 +104,61 @@ func TestResendIsObeyedOnceThoughTheOwnerDies(t *testing.T) {
 	n.want(id, "UNKNOWN")
 	if len(n.calls) != 0 {
 		t.Fatal("sent a third time, and an operator asked for one more")
+	}
+}
+
+// TestTwoResendsInOneRound: two commands about the same one are obeyed together, and its owner dies before the ledger says
+// so. Each was obeyed once at most, and neither because of what became unknown after it was given, as far as clocks tell.
+func TestTwoResendsInOneRound(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer   zalo.Result
+		ahead    time.Duration // of the broker's clock
+		attempts int32
+	}{
+		"lost":                           {lost, 0, 2},
+		"a code that is in no table":     {rejected(-99999), 0, 2},
+		"the broker's clock runs before": {lost, time.Minute, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			o := c.listen()
+			c.tick(true)
+			id := c.many(1)[0]
+			c.answer(id, tc.answer)
+			c.tick(true)
+			o.give(holdIt, control.Campaign("h"))
+			c.tick(true)
+			c.many(1200, ofCampaign("h")) // so many that a command takes several ticks
+			for range 2 {
+				c.pass(time.Second)
+				o.give(again, control.All())
+				o.records[len(o.records)-1].Time = c.now.Add(tc.ahead)
+			}
+			for range 20 {
+				c.pass(time.Second)
+				c.tick(true)
+				for _, x := range slices.Clone(c.calls) {
+					c.answer(x.e.id, tc.answer)
+				}
+			}
+			if n := c.ledgerOf(id).Attempt; n != tc.attempts {
+				t.Fatalf("attempt %d, want %d", n, tc.attempts)
+			}
+			for p, records := range c.ledger { // nobody could say that the commands were obeyed
+				c.ledger[p] = slices.DeleteFunc(slices.Clone(records), func(r kafka.Record) bool {
+					ack, err := control.DecodeAck(r.Value)
+					return string(r.Key) == control.AckKey && err == nil && ack.Position.Reached(0, 2)
+				})
+			}
+			n := c.successor()
+			o.to(n)
+			for range 20 {
+				n.tick(true)
+			}
+			if len(n.calls) != 0 {
+				t.Errorf("its next owner called %d times", len(n.calls))
+			}
+		})
 	}
 }
 

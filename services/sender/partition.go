@@ -45,6 +45,7 @@ type partition struct {
 	reserved  map[string][]byte // latest ledger records under keys that are no notification's
 	orphans   deque[orphan]     // SENDING when restored: to be written as UNKNOWN
 	jobs      deque[*job]
+	leaving   int       // ended in units that are not yet committed
 	obeyed    obedience // of zns.control
 
 	collapse   map[uint64][]ref // those with a collapse_key, by its hash

@@ -1,5 +1,7 @@
 package sender
 
+import "iter"
+
 // deque is a double-ended queue in a ring. The zero value is empty and ready.
 type deque[T any] struct {
 	ring []T
@@ -41,6 +43,17 @@ func (d *deque[T]) front() (v T, ok bool) {
 		return v, false
 	}
 	return d.ring[d.head], true
+}
+
+// all goes from the first to the last. The deque must not change meanwhile.
+func (d *deque[T]) all() iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for i := range d.n {
+			if !yield(d.ring[(d.head+i)%len(d.ring)]) {
+				return
+			}
+		}
+	}
 }
 
 func (d *deque[T]) grow() {

@@ -18,6 +18,8 @@ const (
 	tellAfter = time.Second
 	// tellsPerTick bounds how many of them one tick writes.
 	tellsPerTick = 100
+	// movesPerTick bounds how many it puts among the told, or back, without writing anything.
+	movesPerTick = 2000
 )
 
 // round is the choosing of one tick.
@@ -283,7 +285,7 @@ func (h *handler) dueTimer(tx tick, now int64, leaveOut *[lanes]bool) (p *partit
 // tell writes as HELD those that were waiting already when their flow closed, a few in each tick, so that the ledger
 // tells soon why they wait, and so that those behind them in their order can pass when the reason lets them.
 func (h *handler) tell(tx tick) (again bool) {
-	now, n := tx.Now(), 0
+	now, writes, moves := tx.Now(), tellsPerTick, movesPerTick
 	for _, p := range h.openParts(tx) {
 		for i := range p.lanes {
 			for _, f := range p.lanes[i].parked {
@@ -293,21 +295,8 @@ func (h *handler) tell(tx tick) (again bool) {
 				if f.loading || f.ready() == 0 || h.isOpen(f, now) || ms(now)-f.closedAt < tellAfter.Milliseconds() {
 					continue
 				}
-				f.retell(&p.slots)
-				if h.loadUntold(p, f) {
-					continue // they are being read
-				}
-				for f.untold().len() > 0 && p.at(f.untold().first()).has(flagLoaded) {
-					if n++; n > tellsPerTick || tx.Full() {
-						return true
-					}
-					first := f.untold().first()
-					if !h.tellHeld(tx, p, f, first) {
-						return true
-					}
-					if f.untold().first() == first {
-						break // those told of another reason have the other heap: a later tick changes them
-					}
+				if !h.tellFlow(tx, p, f, &writes, &moves) {
+					return true
 				}
 			}
 		}
@@ -315,50 +304,80 @@ func (h *handler) tell(tx tick) (again bool) {
 	return false
 }
 
-// loadUntold has some of those read that are to be told, when the first of them is not in memory.
-func (h *handler) loadUntold(p *partition, f *flow) bool {
-	refs := f.untold().refs
-	if len(refs) == 0 || p.at(refs[0]).has(flagLoaded) {
+// tellFlow tells of those of one closed flow. False: some are left that could be told at once, in another tick.
+func (h *handler) tellFlow(tx tick, p *partition, f *flow, writes, moves *int) bool {
+	if !f.retell(&p.slots, moves) {
 		return false
 	}
-	for _, r := range refs[:min(len(refs), loadAtOnce)] {
-		if !h.load(p, r, loadBulk) {
-			break
+	for f.untold().len() > 0 {
+		r := f.untold().first()
+		switch s := p.at(r); {
+		case s.toldOf(f.hold.Reason): // it came, or came back, while another reason was told
+			if *moves--; *moves < 0 {
+				return false
+			}
+			if blocks(f.hold.Reason) {
+				p.reheap(r, s)
+			} else {
+				p.giveWay(r, s)
+			}
+		case !s.has(flagLoaded):
+			h.loadUntold(p, f)
+			return true // they are being read
+		default:
+			if *writes--; *writes < 0 || tx.Full() || !h.tellHeld(tx, p, f, r) {
+				return false
+			}
 		}
 	}
 	return true
 }
 
-// retell makes those that were told of another reason be told of the present one.
-func (f *flow) retell(a *arena) {
-	reason := f.hold.Reason
-	if f.told != reason {
-		first := f.untold().first()
-		// Those told of the present reason may stand among the others: they came, or came back, while another was told.
-		if first == 0 || a.at(first).has(flagFlowHold) && ledgerv1.HoldReason(a.at(first).reason) == reason {
-			f.toldIn = 1 - f.toldIn
-			f.told = reason
+// toldOf reports whether the ledger tells that s waits because its flow is closed for this reason.
+func (s *slot) toldOf(reason ledgerv1.HoldReason) bool {
+	return ledgerv1.State(s.state) == stateHeld && s.has(flagFlowHold) && ledgerv1.HoldReason(s.reason) == reason
+}
+
+// loadUntold has some of those read that are to be told.
+func (h *handler) loadUntold(p *partition, f *flow) {
+	refs := f.untold().refs
+	for _, r := range refs[:min(len(refs), loadAtOnce)] {
+		if !p.at(r).toldOf(f.hold.Reason) && !h.load(p, r, loadBulk) {
+			return
 		}
-	}
-	if f.heaps[f.toldIn].len() == 0 {
-		f.told = reason
 	}
 }
 
-func (h *handler) tellHeld(tx tick, p *partition, f *flow, r ref) bool {
-	s, reason := p.at(r), f.hold.Reason
-	if ledgerv1.State(s.state) == stateHeld && s.has(flagFlowHold) && ledgerv1.HoldReason(s.reason) == reason {
-		if !blocks(reason) {
-			p.giveWay(r, s)
-		}
+// retell makes those that were told of another reason be told of the present one. False: more are to be moved, in
+// another tick, before anybody is told.
+func (f *flow) retell(a *arena, moves *int) bool {
+	if f.told == f.hold.Reason {
 		return true
 	}
+	if f.untold().len() == 0 {
+		f.toldIn = 1 - f.toldIn
+	}
+	told, untold := &f.heaps[f.toldIn], f.untold()
+	for told.len() > 0 {
+		if *moves--; *moves < 0 {
+			return false
+		}
+		r := told.refs[told.len()-1] // nobody has to move up
+		told.remove(a, r)
+		a.at(r).set(flagSecond, f.toldIn == 0)
+		untold.push(a, r)
+	}
+	f.told = f.hold.Reason
+	return true
+}
+
+func (h *handler) tellHeld(tx tick, p *partition, f *flow, r ref) bool {
 	e := p.entries[r]
 	u := tx.Unit(p.id, e.id.String())
 	if u == nil {
 		return false
 	}
-	now, until := ms(u.Now()), untilMs(f.hold.Until)
+	reason, now, until := f.hold.Reason, ms(u.Now()), untilMs(f.hold.Until)
 	h.update(u, e, func() { e.holdOfFlow(reason, until, now) })
 	return true
 }

@@ -149,7 +149,8 @@ func TestClosedFlow(t *testing.T) {
 func TestClosedFlowInOrder(t *testing.T) {
 	for reason, passes := range map[ledgerv1.HoldReason]bool{
 		ledgerv1.HoldReason_HOLD_REASON_OPERATOR: true, ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW: true,
-		ledgerv1.HoldReason_HOLD_REASON_HOURS: false, ledgerv1.HoldReason_HOLD_REASON_QUOTA: false,
+		ledgerv1.HoldReason_HOLD_REASON_ACCOUNT: true, ledgerv1.HoldReason_HOLD_REASON_HOURS: false,
+		ledgerv1.HoldReason_HOLD_REASON_QUOTA: false, ledgerv1.HoldReason_HOLD_REASON_RATE: false,
 	} {
 		for _, before := range []bool{true, false} { // closed before or after it was accepted
 			c := newCore(t)

@@ -24,10 +24,14 @@ func (h *handler) update(u unit, e *entry, f func()) {
 	}
 	p.remove(e)
 	undo := p.finish(e)
+	p.leaving++
+	u.OnCommit(func() { p.leaving-- })
 	u.OnAbort(func() {
+		p.leaving--
 		undo()
 		e.mut = before
 		p.add(e, now)
+		p.cameBack(e.ref)
 	})
 }
 

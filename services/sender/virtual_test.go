@@ -29,6 +29,11 @@ func inVirtualTime(t *testing.T, f func(t *testing.T, w *world, s *Sender), env 
 // inVirtualDays is inVirtualTime in which nobody who is idle speaks more often than once a pulse. What is
 // learned from Kafka may come half a pulse late.
 func inVirtualDays(t *testing.T, pulse time.Duration, f func(t *testing.T, w *world, s *Sender), env ...string) {
+	inVirtualWorld(t, Extras{Pulse: pulse}, f, env...)
+}
+
+// inVirtualWorld is inVirtualDays with what a program adds that embeds a sender.
+func inVirtualWorld(t *testing.T, extras Extras, f func(t *testing.T, w *world, s *Sender), env ...string) {
 	synctest.Test(t, func(t *testing.T) {
 		var network kfake.VirtualNetwork
 		broker, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.Ports(19092), kfake.ListenFn(network.Listen))...)
@@ -45,7 +50,7 @@ func inVirtualDays(t *testing.T, pulse time.Duration, f func(t *testing.T, w *wo
 		all.Go(func() { _ = server.Serve(listener) })
 
 		client := []kgo.Opt{
-			kgo.SeedBrokers("localhost:19092"), kgo.Dialer(network.DialContext), kgo.FetchMaxWait(pulse / 2), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour),
+			kgo.SeedBrokers("localhost:19092"), kgo.Dialer(network.DialContext), kgo.FetchMaxWait(extras.Pulse / 2), kgo.DisableClientMetrics(), kgo.MetadataMaxAge(time.Hour),
 			kgo.ConnIdleTimeout(15 * time.Minute),
 		}
 		w := &world{t: t, provider: p, input: topic.Requested, events: map[uuid.UUID][]kafka.Record{}, logs: &logBuffer{}}
@@ -77,7 +82,9 @@ func inVirtualDays(t *testing.T, pulse time.Duration, f func(t *testing.T, w *wo
 		if _, err := config.LoadFrom(append([]string{"KAFKA_BROKERS=localhost:19092", "ZALO_API_URL=http://localhost:80", "ZALO_ACCESS_TOKEN=" + testOA + "=t"}, env...), &cfg); err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, Extras{Client: client, Dial: network.DialContext, Pulse: pulse})
+		extras.Client, extras.Dial = client, network.DialContext
+		w.extras = extras
+		s, err := New(service.New("sender", "virtual", "test", nil, nil), cfg, extras)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,6 +35,9 @@ func TestLongWaits(t *testing.T) {
 				c.now = began.Add(d - time.Second)
 				c.ticks(3)
 				c.want(ids[i], "HELD(not_before)")
+				if c.wait.IsZero() || c.wait.After(began.Add(d)) {
+					t.Errorf("a second before %s it wants to be woken at %s", began.Add(d), c.wait)
+				}
 				c = next(c)
 				c.now = began.Add(d)
 				c.ticks(3)

@@ -55,6 +55,7 @@ type post struct {
 	Mode         string            `json:"mode"`
 	Attempt      int               `json:"-"` // how many with the same key came, this one included
 	At           time.Time         `json:"-"`
+	Token        string            `json:"-"` // the access token
 	Key          string            `json:"-"` // the test's name of the notification
 	Took         bool              `json:"-"` // Zalo took it
 }
@@ -84,7 +85,7 @@ func (p *provider) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "bad json", http.StatusBadRequest)
 		return
 	}
-	in.Key, in.At = in.TemplateData["key"], time.Now()
+	in.Key, in.At, in.Token = in.TemplateData["key"], time.Now(), r.Header.Get("access_token")
 	p.mu.Lock()
 	p.seen[in.Key]++
 	in.Attempt = p.seen[in.Key]
@@ -135,6 +136,7 @@ type world struct {
 	provider *provider
 	input    string
 	group    string
+	extras   Extras // in virtual time: how to reach the brokers and the provider
 	writer   *kafka.Writer
 	admin    *kafka.Admin
 	env      []string

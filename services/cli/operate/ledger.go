@@ -128,7 +128,7 @@ func read(r kafka.Record, id uuid.UUID) (*Item, error) {
 	}
 	if i.Unlisted() {
 		i.Cause = znsv1.UnknownCause_UNKNOWN_CAUSE_AMBIGUOUS_CODE
-		i.Since = fromMs(e.GetOpenAttempts()[0].GetIntentMs())
+		i.Since = fromMs(e.GetOpenAttempts()[len(e.GetOpenAttempts())-1].GetIntentMs())
 	}
 	return i, nil
 }

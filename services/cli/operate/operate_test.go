@@ -102,7 +102,8 @@ func TestScan(t *testing.T) {
 	l.add(topic.RequestedLedger, kafka.Record{Key: []byte(uuid.UUID(id(3)).String())}) // forgotten
 	live(4, ledgerv1.State_STATE_UNKNOWN)
 	live(5, ledgerv1.State_STATE_HELD, func(e *ledgerv1.Entry) {
-		e.HoldReason, e.OpenAttempts = ledgerv1.HoldReason_HOLD_REASON_OPERATOR, []*ledgerv1.Attempt{{Number: 1, IntentMs: now.UnixMilli()}}
+		e.HoldReason = ledgerv1.HoldReason_HOLD_REASON_OPERATOR
+		e.OpenAttempts = []*ledgerv1.Attempt{{Number: 1, IntentMs: now.Add(-time.Hour).UnixMilli()}, {Number: 2, IntentMs: now.UnixMilli()}}
 	})
 	l.entry(t, &ledgerv1.Entry{NotificationId: id(6), State: ledgerv1.State_STATE_FAILED, InputOffset: 6, CampaignId: "tet"})
 	live(7, ledgerv1.State_STATE_HELD)

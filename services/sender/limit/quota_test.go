@@ -297,6 +297,31 @@ func TestForecast(t *testing.T) {
 	}
 }
 
+// However what is foreseen changes, a quota's forecast is not told more often than once in ten minutes.
+func TestForecastIsToldSeldom(t *testing.T) {
+	b := newBench(t)
+	b.now = at(22, 1, 0)
+	var seen []time.Time
+	for i := range 120 {
+		b.call(flow("1", "a", plain), told(10_000, int32(9000-8900*(i%2)), b.now))
+		for range 20 {
+			b.l.Arrived(b.now, flow("1", "a", plain))
+		}
+		b.pass(time.Minute)
+		for range b.l.Forecasts(b.now) {
+			seen = append(seen, b.now)
+		}
+	}
+	if len(seen) < 5 {
+		t.Fatalf("told %d times in two hours: the test does not test", len(seen))
+	}
+	for i, again := range seen[1:] {
+		if gap := again.Sub(seen[i]); gap < tellAgain {
+			t.Errorf("told again after %s", gap)
+		}
+	}
+}
+
 func TestHours(t *testing.T) {
 	b := newBench(t)
 	f := flow("1", "a", promo)
