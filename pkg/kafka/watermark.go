@@ -32,20 +32,29 @@ func (r *Reader) Watermark(ctx context.Context) (Watermark, error) {
 	return Watermark{Time: now, topicID: l.id, ends: l.ends}, nil
 }
 
+// TopicID is the id of the topic that w is of.
+func (w Watermark) TopicID() [16]byte { return w.topicID }
+
+// ReachedAt reports whether positions, of the topic with this id, lie behind everything that was below w; partitions
+// without position do not count.
+func (w Watermark) ReachedAt(topic [16]byte, positions map[int32]int64) bool {
+	if w.ends == nil || w.topicID != topic {
+		return false
+	}
+	for p, end := range w.ends {
+		if position, ok := positions[p]; ok && position < end {
+			return false
+		}
+	}
+	return true
+}
+
 // Reached reports whether Poll has returned every record that was below w. A record of a transaction that was open then
 // counts: until it ends Reached is false. It stays false for a w of a topic that was deleted since: take another.
 func (r *Reader) Reached(w Watermark) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if w.ends == nil || w.topicID != r.topicID {
-		return false
-	}
-	for p, end := range w.ends {
-		if position, ok := r.positions[p]; ok && position < end {
-			return false
-		}
-	}
-	return true
+	return w.ReachedAt(r.topicID, r.positions)
 }
 
 // ReadToEnd calls f with every record from cfg.Start to where the topic ends when ReadToEnd is called, partitions mixed.
