@@ -142,18 +142,14 @@ func (v *verifier) snapshots(ctx context.Context, p int32, r *kafka.Reader, got 
 	if err != nil {
 		return err
 	}
-	for !r.Reached(end) {
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return err
-		}
+	return r.ReadTo(ctx, end, func(records []kafka.Record) error {
 		for _, rec := range records {
 			if err := v.snapshot(p, rec, got); err != nil {
 				return err
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (v *verifier) snapshot(p int32, rec kafka.Record, got map[uuid.UUID]*znsv1.Status) error {
