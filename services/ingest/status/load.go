@@ -3,6 +3,7 @@ package status
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -97,8 +98,14 @@ func (f *Folder) fetch(ctx context.Context, p int32, want []int64) error {
 	return readOffsets(ctx, f.cfg.Client, f.cfg.Topics.Status, p, want, func(offset int64, r *kafka.Record) { f.settle(p, offset, r) })
 }
 
+var (
+	errGivenUp = errors.New("no partition is owned any more")
+	errSilent  = errors.New("no record came for long: a transaction may be open")
+)
+
 // fill reads zns.status to where it ends now, which is after everything that earlier owners of these partitions can have
-// committed: their positions were restored, so their transactions have ended or cannot be committed any more.
+// committed: their positions were restored, so their transactions have ended or cannot be committed any more. When no
+// record comes for long it fails: the partitions that are waited for may have been given up.
 func (f *Folder) fill(ctx context.Context, parts map[int32]*partition) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -117,14 +124,20 @@ func (f *Folder) fill(ctx context.Context, parts map[int32]*partition) error {
 		return err
 	}
 	f.clear(parts)
-	for !r.Reached(end) {
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return err
-		}
+	silent := time.AfterFunc(f.patience, func() { cancel(errSilent) })
+	defer silent.Stop()
+	err = r.ReadTo(ctx, end, func(records []kafka.Record) error {
+		silent.Reset(f.patience)
 		if f.keep(parts, records) == 0 {
-			return nil // all of them were given up meanwhile
+			return errGivenUp
 		}
+		return nil
+	})
+	if errors.Is(err, errGivenUp) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	f.loaded(parts, r.TopicID())
 	return nil
