@@ -8,6 +8,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/znshub/znshub/pkg/kafka"
 )
 
 // How a member takes part in its group: values of Config.GroupProtocol.
@@ -73,21 +75,11 @@ func (e *Engine) unfitForConsumer(ctx context.Context) (string, error) {
 		if v.Err != nil {
 			return "", fmt.Errorf("ask broker %d for its version: %w", v.NodeID, v.Err)
 		}
-		var known, group int16
-		for _, f := range v.Raw().SupportedFeatures {
-			if f.Name == "metadata.version" {
-				known = f.MaxVersion
-			}
-		}
-		for _, f := range v.Raw().FinalizedFeatures {
-			if f.Name == "group.version" {
-				group = f.MaxVersionLevel
-			}
-		}
+		features := kafka.Features(v.Raw())
 		switch {
-		case known < consumerLevel:
+		case features["metadata.version"].Supported < consumerLevel:
 			return fmt.Sprintf("broker %d is older than Apache Kafka 4.3", v.NodeID), nil
-		case group < 1:
+		case features["group.version"].Finalized < 1:
 			return "the feature group.version is not in force: run \"kafka-features.sh --bootstrap-server … upgrade --feature group.version=1\"", nil
 		}
 	}
