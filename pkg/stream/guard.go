@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	"github.com/znshub/znshub/proto/topic"
 )
 
@@ -59,7 +60,7 @@ func (e *Engine) checkAtStart(ctx context.Context) error {
 		if e.quiet.pass("guard " + err.Error()) {
 			e.log.Warn("cannot look at the broker and its topics yet, trying again", "err", err)
 		}
-		sleep(ctx, min(100*time.Millisecond<<min(tries, 4), time.Second))
+		pause.For(ctx, min(100*time.Millisecond<<min(tries, 4), time.Second))
 	}
 }
 

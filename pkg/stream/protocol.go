@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 // How a member takes part in its group: values of Config.GroupProtocol.
@@ -59,7 +60,7 @@ func (e *Engine) chooseProtocol(ctx context.Context) error {
 		if e.quiet.pass("protocol " + err.Error()) {
 			e.log.Warn("cannot find out yet by which protocol to join the group, trying again", "err", err)
 		}
-		sleep(ctx, min(50*time.Millisecond<<min(tries, 5), time.Second))
+		pause.For(ctx, min(50*time.Millisecond<<min(tries, 5), time.Second))
 	}
 }
 

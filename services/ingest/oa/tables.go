@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	oav1 "github.com/znshub/znshub/proto/oa/v1"
 )
 
@@ -93,19 +94,12 @@ func (t *Tables) Run(ctx context.Context) {
 			for ctx.Err() == nil {
 				if err := t.follow(ctx, tab); err != nil && ctx.Err() == nil {
 					t.cfg.Log.Warn("following a table failed, trying again", "topic", tab.topic, "error", err)
-					pause(ctx, time.Second)
+					pause.For(ctx, time.Second)
 				}
 			}
 		})
 	}
 	wg.Wait()
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
 }
 
 func (t *Tables) follow(ctx context.Context, tab *table) error {

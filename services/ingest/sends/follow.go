@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	"github.com/znshub/znshub/services/ingest/sideinput"
 )
 
@@ -87,7 +88,7 @@ func (s *Sends) seenUpTo(k Kind, parts map[int32]*partition, at time.Time) {
 
 // expire forgets what is older than the window, until ctx ends.
 func (s *Sends) expire(ctx context.Context) {
-	for pause(ctx, expireEvery) {
+	for pause.For(ctx, expireEvery) {
 		s.mu.Lock()
 		for _, part := range s.parts {
 			part.index.expire(time.Now().Add(-s.cfg.Window - startMargin))
@@ -111,7 +112,7 @@ func (s *Sends) readAgain(ctx context.Context) {
 			}
 			if err := s.fetch(ctx, partition, k, want); err != nil && ctx.Err() == nil {
 				s.cfg.Log.Warn("reading an outcome again failed, trying again", "topic", s.cfg.topic(k), "partition", partition, "error", err)
-				pause(ctx, retryAfter)
+				pause.For(ctx, retryAfter)
 			}
 		}
 	}
@@ -201,15 +202,5 @@ func (s *Sends) settle(p int32, l lostKey, o *outcome) {
 		if at, ok := part.index.find(l.id); ok && at == l.place {
 			part.index.remove(l.id)
 		}
-	}
-}
-
-// pause waits for d and reports whether ctx still lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 const (
@@ -92,7 +93,7 @@ func Follow(ctx context.Context, cfg Config, assigned func() Session) {
 		<-ended
 		if err != nil && ctx.Err() == nil && !changed {
 			cfg.Log.Warn("following a topic failed, trying again", "topic", cfg.Topic, "error", err)
-			pause(ctx, retryAfter)
+			pause.For(ctx, retryAfter)
 		}
 	}
 }
@@ -176,7 +177,7 @@ func (c Config) open(ctx context.Context, from map[int32]Position) (*kafka.Reade
 
 // watch finds out again and again, while somebody asks, up to which moment the topic was taken.
 func (s Session) watch(ctx context.Context, r *kafka.Reader, took *progress) {
-	for pause(ctx, lookEvery) {
+	for pause.For(ctx, lookEvery) {
 		if !s.Awaited() {
 			continue
 		}
@@ -218,18 +219,8 @@ func (p *progress) passes(ctx context.Context, w kafka.Watermark) bool {
 		if w.ReachedAt(topic, next) {
 			return true
 		}
-		if !pause(ctx, reachEvery) {
+		if !pause.For(ctx, reachEvery) {
 			return false
 		}
-	}
-}
-
-// pause waits for d and reports whether ctx still lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

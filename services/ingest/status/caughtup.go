@@ -1,7 +1,6 @@
 package status
 
 import (
-	"context"
 	"time"
 )
 
@@ -38,15 +37,5 @@ func (f *facts) caughtUp(k Kind, parts map[int32]*intake, at time.Time) {
 	defer f.mu.Unlock()
 	for _, part := range parts {
 		part.caughtUp[k] = at
-	}
-}
-
-// pause waits for d and reports whether ctx still lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 const (
@@ -50,7 +51,7 @@ func (f *Folder) load(ctx context.Context) {
 			}
 			if err != nil && ctx.Err() == nil {
 				f.cfg.Log.Warn("reading zns.status failed, trying again", "topic", f.cfg.Topics.Status, "error", err)
-				pause(ctx, retryAfter)
+				pause.For(ctx, retryAfter)
 			}
 		}
 	}

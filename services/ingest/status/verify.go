@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
 
@@ -100,7 +101,7 @@ func (v *verifier) partition(ctx context.Context, p int32) error {
 		if !behind(got, want) || time.Now().After(deadline) {
 			break
 		}
-		if !pause(ctx, 200*time.Millisecond) {
+		if !pause.For(ctx, 200*time.Millisecond) {
 			return ctx.Err()
 		}
 	}
