@@ -2,7 +2,6 @@ package sends
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -16,11 +15,10 @@ import (
 )
 
 const (
-	openTimeout   = 15 * time.Second
-	retryAfter    = time.Second
-	startMargin   = time.Hour // records carry their producers' time: begin a little earlier
-	expireEvery   = 10 * time.Minute
-	jumpInsteadOf = 50_000 // records that reading again would skip one by one
+	openTimeout = 15 * time.Second
+	retryAfter  = time.Second
+	startMargin = time.Hour // records carry their producers' time: begin a little earlier
+	expireEvery = 10 * time.Minute
 )
 
 // follow reads one topic for the partitions that are assigned.
@@ -118,7 +116,7 @@ func (s *Sends) readAgain(ctx context.Context) {
 	}
 }
 
-// nextLost returns what is to be read again of one partition of one topic, in offset order.
+// nextLost returns what is to be read again of one partition of one topic.
 func (s *Sends) nextLost() (partition int32, k Kind, want []lostKey) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,58 +132,28 @@ func (s *Sends) nextLost() (partition int32, k Kind, want []lostKey) {
 			want = append(want, l)
 		}
 	}
-	slices.SortFunc(want, func(a, b lostKey) int { return cmp.Compare(a.place.offset(), b.place.offset()) })
 	return partition, k, want
 }
 
-// fetch reads the wanted records, in one go where they lie close together.
+// fetch reads the wanted records.
 func (s *Sends) fetch(ctx context.Context, p int32, k Kind, want []lostKey) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	for len(want) > 0 {
-		r, err := kafka.NewReader(ctx, kafka.ReaderConfig{
-			Client: s.cfg.Client, Topic: s.cfg.topic(k), Partitions: []int32{p},
-			Start: kafka.FromOffsets(map[int32]int64{p: want[0].place.offset()}),
-		})
-		if err != nil {
-			return err
-		}
-		want, err = s.fetchRun(ctx, r, p, k, want)
-		r.Close()
-		if err != nil {
-			return err
-		}
+	at := map[int64][]lostKey{}
+	for _, l := range want {
+		at[l.place.offset()] = append(at[l.place.offset()], l)
 	}
-	return nil
-}
-
-// fetchRun reads on with r until the next wanted record is far away. It returns what is still wanted.
-func (s *Sends) fetchRun(ctx context.Context, r *kafka.Reader, p int32, k Kind, want []lostKey) ([]lostKey, error) {
-	for {
-		// What lies below the position was read, or retention has deleted it.
-		at := r.Positions()[p]
-		for len(want) > 0 && want[0].place.offset() < at {
-			s.settle(p, want[0], nil)
-			want = want[1:]
-		}
-		if len(want) == 0 || want[0].place.offset() > at+jumpInsteadOf {
-			return want, nil
-		}
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return want, err
-		}
-		for _, rec := range records {
-			for len(want) > 0 && want[0].place.offset() < rec.Offset {
-				s.settle(p, want[0], nil)
-				want = want[1:]
+	return sideinput.ReadOffsets(ctx, s.cfg.Client, s.cfg.topic(k), p, slices.Sorted(maps.Keys(at)), func(offset int64, r *kafka.Record) {
+		for _, l := range at[offset] {
+			var o *outcome
+			if r != nil {
+				if id, err := uuid.ParseBytes(r.Key); err == nil && id == l.id { // in a topic made anew it is another's
+					o = &outcome{kind: k, offset: offset, value: r.Value}
+				}
 			}
-			if len(want) > 0 && want[0].place.offset() == rec.Offset {
-				s.settle(p, want[0], &outcome{kind: k, offset: rec.Offset, value: rec.Value})
-				want = want[1:]
-			}
+			s.settle(p, l, o)
 		}
-	}
+	})
 }
 
 // settle ends the search for one outcome; o is nil when it is no longer there.

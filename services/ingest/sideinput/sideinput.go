@@ -12,6 +12,8 @@
 // A moment that CaughtUp is given is never too late: every record that any transaction had written by then was taken,
 // also those of transactions that were open. While brokers are away it stays behind, and goes on when they return; it
 // does so also when the topic is deleted and made again.
+//
+// ReadOffsets fetches single records again.
 package sideinput
 
 import (

@@ -19,6 +19,7 @@ import (
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/ingest/sideinput"
 	"github.com/znshub/znshub/services/ingest/timerheap"
 )
 
@@ -328,7 +329,7 @@ func parsePlace(place string) (name string, p int32, offset int64, err error) {
 func (f *Folder) readAll(ctx context.Context, name string, p int32, offsets []int64) (map[int64]kafka.Record, error) {
 	found := map[int64]kafka.Record{}
 	slices.Sort(offsets)
-	err := readOffsets(ctx, f.cfg.Client, name, p, slices.Compact(offsets), func(offset int64, r *kafka.Record) {
+	err := sideinput.ReadOffsets(ctx, f.cfg.Client, name, p, slices.Compact(offsets), func(offset int64, r *kafka.Record) {
 		if r != nil {
 			found[offset] = *r
 		}
