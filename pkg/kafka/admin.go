@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/znshub/znshub/pkg/pause"
 	"github.com/znshub/znshub/proto/topic"
 )
 
@@ -98,8 +99,8 @@ func (a *Admin) waitForLeaders(ctx context.Context, names []string, partitions i
 		if missing == "" {
 			return nil
 		}
-		if err := sleep(ctx, 50*time.Millisecond); err != nil {
-			return fmt.Errorf("topic %s has partitions without a leader: %w", missing, err)
+		if !pause.For(ctx, 50*time.Millisecond) {
+			return fmt.Errorf("topic %s has partitions without a leader: %w", missing, context.Cause(ctx))
 		}
 	}
 	return nil
@@ -205,7 +206,7 @@ func (a *Admin) Group(ctx context.Context, name string) (Group, error) {
 		if !errors.Is(err, kerr.CoordinatorNotAvailable) && !errors.Is(err, kerr.CoordinatorLoadInProgress) && !errors.Is(err, kerr.NotCoordinator) {
 			return g, err
 		}
-		if sleep(ctx, 200*time.Millisecond) != nil {
+		if !pause.For(ctx, 200*time.Millisecond) {
 			return g, err
 		}
 	}

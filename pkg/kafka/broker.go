@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -24,38 +23,21 @@ type BrokerInfo struct {
 
 // Broker asks every broker for its version and features.
 func (a *Admin) Broker(ctx context.Context) (BrokerInfo, error) {
-	versions, err := a.admin.ApiVersions(ctx)
+	states, err := a.BrokerStates(ctx)
 	if err != nil {
-		return BrokerInfo{}, fmt.Errorf("ask the brokers for their versions: %w", err)
+		return BrokerInfo{}, err
 	}
-	info := BrokerInfo{Brokers: len(versions)}
-	for i, v := range versions.Sorted() {
-		if v.Err != nil {
-			return info, fmt.Errorf("ask broker %d for its version: %w", v.NodeID, v.Err)
+	info := BrokerInfo{Brokers: len(states)}
+	for i, s := range states {
+		transactions := s.Features["transaction.version"]
+		if i == 0 || transactions.Supported < info.Supported {
+			info.Version, info.Supported = s.Version, transactions.Supported
 		}
-		finalized, supported := transactionFeature(v)
-		if i == 0 || supported < info.Supported {
-			info.Version, info.Supported = v.VersionGuess(), supported
-		}
-		if i == 0 || finalized < info.Transactions {
-			info.Transactions = finalized
+		if i == 0 || transactions.Finalized < info.Transactions {
+			info.Transactions = transactions.Finalized
 		}
 	}
 	return info, nil
-}
-
-func transactionFeature(v kadm.BrokerApiVersions) (finalized, supported int16) {
-	for _, f := range v.Raw().FinalizedFeatures {
-		if f.Name == "transaction.version" {
-			finalized = f.MaxVersionLevel
-		}
-	}
-	for _, f := range v.Raw().SupportedFeatures {
-		if f.Name == "transaction.version" {
-			supported = f.MaxVersion
-		}
-	}
-	return finalized, supported
 }
 
 // ErrBrokerTooOld is wrapped by the error of RequireTransactions.

@@ -8,6 +8,6 @@
 //     was there at a given moment.
 //   - Admin creates topics after the table in proto/topic and says which do not match it, and how to mend them.
 //
-// franz-go's types appear in Config.Options and the constructors only. Nothing here logs; errors carry no keys, values or
-// header values of records.
+// franz-go's types appear in Config.Options, the constructors and Features only. Nothing here logs; errors carry no keys,
+// values or header values of records.
 package kafka

@@ -25,6 +25,18 @@ type BrokerState struct {
 // Feature is a level of a cluster's feature, 0 for off.
 type Feature struct{ Finalized, Supported int16 }
 
+// Features returns the features that a broker's answer tells, by name.
+func Features(answer *kmsg.ApiVersionsResponse) map[string]Feature {
+	features := map[string]Feature{}
+	for _, f := range answer.SupportedFeatures {
+		features[f.Name] = Feature{Supported: f.MaxVersion}
+	}
+	for _, f := range answer.FinalizedFeatures {
+		features[f.Name] = Feature{Finalized: f.MaxVersionLevel, Supported: features[f.Name].Supported}
+	}
+	return features
+}
+
 // BrokerStates asks every broker, in the order of their ids.
 func (a *Admin) BrokerStates(ctx context.Context) ([]BrokerState, error) {
 	versions, err := a.admin.ApiVersions(ctx)
@@ -36,14 +48,7 @@ func (a *Admin) BrokerStates(ctx context.Context) ([]BrokerState, error) {
 		if v.Err != nil {
 			return nil, fmt.Errorf("ask broker %d for its version: %w", v.NodeID, v.Err)
 		}
-		s := BrokerState{ID: v.NodeID, Version: v.VersionGuess(), Features: map[string]Feature{}}
-		for _, f := range v.Raw().SupportedFeatures {
-			s.Features[f.Name] = Feature{Supported: f.MaxVersion}
-		}
-		for _, f := range v.Raw().FinalizedFeatures {
-			s.Features[f.Name] = Feature{Finalized: f.MaxVersionLevel, Supported: s.Features[f.Name].Supported}
-		}
-		states = append(states, s)
+		states = append(states, BrokerState{ID: v.NodeID, Version: v.VersionGuess(), Features: Features(v.Raw())})
 	}
 	return states, nil
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 // Start says where a Reader begins. The zero value is the start of the log.
@@ -122,8 +124,8 @@ func (r *Reader) Poll(ctx context.Context) ([]Record, error) {
 				return nil, nil
 			}
 			// A broker that does not know a new topic yet: the same question again at once gets the same answer.
-			if err := sleep(ctx, 200*time.Millisecond); err != nil {
-				return nil, err
+			if !pause.For(ctx, 200*time.Millisecond) {
+				return nil, context.Cause(ctx)
 			}
 			continue
 		}
@@ -280,13 +282,4 @@ func (r *Reader) Close() {
 
 func isContextError(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -287,11 +287,50 @@ func TestReaderFollowsATopicMadeAnew(t *testing.T) {
 	if r.Reached(old) {
 		t.Error("a watermark of the old topic counts for the new one")
 	}
+	if err := r.ReadTo(ctx, old, func([]kafka.Record) error { return nil }); !errors.Is(err, kafka.ErrMadeAnew) {
+		t.Errorf("reading to a watermark of the old topic: %v, want %v", err, kafka.ErrMadeAnew)
+	}
 	mark, err := r.Watermark(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	until(t, r, mark)
+}
+
+// TestReadOn reads to an end, and on from there: nothing that came with the last records before it is left out.
+func TestReadOn(t *testing.T) {
+	b := kafkatest.Broker(t)
+	name := b.Topic(t, "on", 1)
+	l := newLog(t, b, name)
+	l.plain("0", "1")
+	r := newReader(t, readerConfig(b, name))
+	mark, err := r.Watermark(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.plain("2")
+	var got []string
+	stop := errors.New("stop")
+	take := func(enough int) func([]kafka.Record) error {
+		return func(records []kafka.Record) error {
+			for _, rec := range records {
+				got = append(got, string(rec.Value))
+			}
+			if len(got) >= enough {
+				return stop
+			}
+			return nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := r.ReadTo(ctx, mark, take(9)); err != nil || len(got) < 2 {
+		t.Fatalf("read %q, %v", got, err)
+	}
+	l.plain("3")
+	if err := r.ReadOn(ctx, take(4)); !errors.Is(err, stop) || !slices.Equal(got, []string{"0", "1", "2", "3"}) {
+		t.Errorf("read %q, %v", got, err)
+	}
 }
 
 func TestCloseEndsPoll(t *testing.T) {

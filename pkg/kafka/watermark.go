@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -32,24 +33,66 @@ func (r *Reader) Watermark(ctx context.Context) (Watermark, error) {
 	return Watermark{Time: now, topicID: l.id, ends: l.ends}, nil
 }
 
-// Reached reports whether Poll has returned every record that was below w. A record of a transaction that was open then
-// counts: until it ends Reached is false. It stays false for a w of a topic that was deleted since: take another.
-func (r *Reader) Reached(w Watermark) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if w.ends == nil || w.topicID != r.topicID {
+// TopicID is the id of the topic that w is of.
+func (w Watermark) TopicID() [16]byte { return w.topicID }
+
+// ReachedAt reports whether positions, of the topic with this id, lie behind everything that was below w; partitions
+// without position do not count.
+func (w Watermark) ReachedAt(topic [16]byte, positions map[int32]int64) bool {
+	if w.ends == nil || w.topicID != topic {
 		return false
 	}
 	for p, end := range w.ends {
-		if position, ok := r.positions[p]; ok && position < end {
+		if position, ok := positions[p]; ok && position < end {
 			return false
 		}
 	}
 	return true
 }
 
+// Reached reports whether Poll has returned every record that was below w. A record of a transaction that was open then
+// counts: until it ends Reached is false. It stays false for a w of a topic that was deleted since: take another.
+func (r *Reader) Reached(w Watermark) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return w.ReachedAt(r.topicID, r.positions)
+}
+
+// ErrMadeAnew says that the topic was deleted and made again: what was read is another topic's, or will be.
+var ErrMadeAnew = errors.New("the topic was deleted and made again")
+
+// ReadTo calls f with what each Poll returns until w is reached: records that came after w among them, and none when
+// only the positions moved. It ends with the first error of f, of Poll, or when ctx does, and with ErrMadeAnew when w is
+// not of the topic that the Reader reads.
+func (r *Reader) ReadTo(ctx context.Context, w Watermark, f func([]Record) error) error {
+	return r.read(ctx, w.topicID, func() bool { return r.Reached(w) }, f)
+}
+
+// ReadOn is ReadTo without an end.
+func (r *Reader) ReadOn(ctx context.Context, f func([]Record) error) error {
+	return r.read(ctx, r.TopicID(), func() bool { return false }, f)
+}
+
+func (r *Reader) read(ctx context.Context, id kadm.TopicID, done func() bool, f func([]Record) error) error {
+	for {
+		if r.TopicID() != id {
+			return fmt.Errorf("read %s: %w", r.cfg.Topic, ErrMadeAnew)
+		}
+		if done() {
+			return nil
+		}
+		records, err := r.Poll(ctx)
+		if err != nil {
+			return err
+		}
+		if err := f(records); err != nil {
+			return err
+		}
+	}
+}
+
 // ReadToEnd calls f with every record from cfg.Start to where the topic ends when ReadToEnd is called, partitions mixed.
-// It ends with the first error of f or when ctx does.
+// It ends as ReadTo does.
 func ReadToEnd(ctx context.Context, cfg ReaderConfig, f func(Record) error) error {
 	r, err := NewReader(ctx, cfg)
 	if err != nil {
@@ -60,11 +103,7 @@ func ReadToEnd(ctx context.Context, cfg ReaderConfig, f func(Record) error) erro
 	if err != nil {
 		return err
 	}
-	for !r.Reached(end) {
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return err
-		}
+	return r.ReadTo(ctx, end, func(records []Record) error {
 		for _, rec := range records {
 			if rec.Offset >= end.ends[rec.Partition] {
 				continue
@@ -73,8 +112,8 @@ func ReadToEnd(ctx context.Context, cfg ReaderConfig, f func(Record) error) erro
 				return err
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // layout is a topic as it is at a moment.

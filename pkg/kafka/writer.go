@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/znshub/znshub/pkg/pause"
 	"github.com/znshub/znshub/proto/topic"
 )
 
@@ -134,7 +135,7 @@ func (w *Writer) produce(ctx context.Context, records []Record) []error {
 	for {
 		w.attempt(ctx, records, todo, results)
 		todo = slices.DeleteFunc(todo, func(i int) bool { return final(results[i]) })
-		if len(todo) == 0 || sleep(ctx, 20*time.Millisecond) != nil {
+		if len(todo) == 0 || !pause.For(ctx, 20*time.Millisecond) {
 			return results
 		}
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 // evictPredecessor takes the member that a dead process of this instance left behind out of the group, so that its
@@ -31,7 +33,7 @@ func (e *Engine) evictPredecessor(ctx context.Context) {
 	defer cancel()
 	dead, err := e.predecessors(ctx)
 	for tries := 0; kerr.IsRetriable(err) && ctx.Err() == nil; tries++ { // a coordinator that loads
-		sleep(ctx, 50*time.Millisecond<<min(tries, 3))
+		pause.For(ctx, 50*time.Millisecond<<min(tries, 3))
 		dead, err = e.predecessors(ctx)
 	}
 	for _, m := range dead {

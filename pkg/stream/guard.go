@@ -12,6 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	"github.com/znshub/znshub/proto/topic"
 )
 
@@ -58,7 +60,7 @@ func (e *Engine) checkAtStart(ctx context.Context) error {
 		if e.quiet.pass("guard " + err.Error()) {
 			e.log.Warn("cannot look at the broker and its topics yet, trying again", "err", err)
 		}
-		sleep(ctx, min(100*time.Millisecond<<min(tries, 4), time.Second))
+		pause.For(ctx, min(100*time.Millisecond<<min(tries, 4), time.Second))
 	}
 }
 
@@ -90,15 +92,11 @@ func (e *Engine) checkBroker(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask for the broker's version: %w", err)
 	}
-	for _, f := range resp.FinalizedFeatures {
-		if f.Name == "transaction.version" && f.MaxVersionLevel >= 2 {
-			return nil
-		}
-	}
-	for _, f := range resp.SupportedFeatures {
-		if f.Name == "transaction.version" && f.MaxVersion >= 2 {
-			return stopf("the brokers know transaction.version 2 but it is not in force: run \"kafka-features.sh --bootstrap-server … upgrade --feature transaction.version=2\"")
-		}
+	switch transactions := kafka.Features(resp)["transaction.version"]; {
+	case transactions.Finalized >= 2:
+		return nil
+	case transactions.Supported >= 2:
+		return stopf("the brokers know transaction.version 2 but it is not in force: run \"kafka-features.sh --bootstrap-server … upgrade --feature transaction.version=2\"")
 	}
 	return stopf("the brokers are older than Apache Kafka 4.0: transaction.version 2 (KIP-890) is wanted, and they do not know it")
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 // producer is a transactional client. Everything in it is guarded by the tick lock.
@@ -105,7 +107,7 @@ func (e *Engine) openProducer(ctx context.Context, p *producer) error {
 		case isRefusal(err):
 			return fmt.Errorf("open a producer with transactional id %q: %w", p.txnID, err)
 		}
-		sleep(ctx, min(100*time.Millisecond<<min(tries, 5), time.Second))
+		pause.For(ctx, min(100*time.Millisecond<<min(tries, 5), time.Second))
 	}
 }
 
@@ -195,9 +197,3 @@ func isRefusal(err error) bool {
 }
 
 // sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}

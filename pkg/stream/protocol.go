@@ -8,6 +8,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 // How a member takes part in its group: values of Config.GroupProtocol.
@@ -57,7 +60,7 @@ func (e *Engine) chooseProtocol(ctx context.Context) error {
 		if e.quiet.pass("protocol " + err.Error()) {
 			e.log.Warn("cannot find out yet by which protocol to join the group, trying again", "err", err)
 		}
-		sleep(ctx, min(50*time.Millisecond<<min(tries, 5), time.Second))
+		pause.For(ctx, min(50*time.Millisecond<<min(tries, 5), time.Second))
 	}
 }
 
@@ -73,21 +76,11 @@ func (e *Engine) unfitForConsumer(ctx context.Context) (string, error) {
 		if v.Err != nil {
 			return "", fmt.Errorf("ask broker %d for its version: %w", v.NodeID, v.Err)
 		}
-		var known, group int16
-		for _, f := range v.Raw().SupportedFeatures {
-			if f.Name == "metadata.version" {
-				known = f.MaxVersion
-			}
-		}
-		for _, f := range v.Raw().FinalizedFeatures {
-			if f.Name == "group.version" {
-				group = f.MaxVersionLevel
-			}
-		}
+		features := kafka.Features(v.Raw())
 		switch {
-		case known < consumerLevel:
+		case features["metadata.version"].Supported < consumerLevel:
 			return fmt.Sprintf("broker %d is older than Apache Kafka 4.3", v.NodeID), nil
-		case group < 1:
+		case features["group.version"].Finalized < 1:
 			return "the feature group.version is not in force: run \"kafka-features.sh --bootstrap-server … upgrade --feature group.version=1\"", nil
 		}
 	}

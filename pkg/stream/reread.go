@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 const (
@@ -99,7 +100,7 @@ func (e *Engine) readSpan(ctx context.Context, p int32, wanted []int64) (found [
 		case isStop(err):
 			return nil, err
 		case err != nil:
-			if sleep(ctx, min(20*time.Millisecond<<min(tries, 5), 500*time.Millisecond)); ctx.Err() != nil {
+			if !pause.For(ctx, min(20*time.Millisecond<<min(tries, 5), 500*time.Millisecond)) {
 				return nil, fmt.Errorf("offset %d: %w", wanted[0], err)
 			}
 			tries++
@@ -123,7 +124,7 @@ func (e *Engine) readSpan(ctx context.Context, p int32, wanted []int64) (found [
 		case got.nothing && got.stable > wanted[0]:
 			wanted = after(wanted, got.stable) // compaction has removed everything up to there
 		default: // the markers of its transaction are on their way
-			if sleep(ctx, restoreWait/4); ctx.Err() != nil {
+			if !pause.For(ctx, restoreWait/4) {
 				return nil, fmt.Errorf("offset %d: an open transaction holds readers back at %d: %w", wanted[0], got.stable, ctx.Err())
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/znshub/znshub/pkg/pause"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 )
 
@@ -53,7 +54,7 @@ func (e *Engine) restore(p *part) {
 		if e.quiet.pass("restore " + err.Error()) {
 			e.log.Warn("restoring a partition failed, trying again", "partition", p.id, "err", err)
 		}
-		sleep(p.ctx, min(100*time.Millisecond<<min(tries, 4), time.Second))
+		pause.For(p.ctx, min(100*time.Millisecond<<min(tries, 4), time.Second))
 	}
 }
 
@@ -180,7 +181,7 @@ func (r *reader) fetch(leader int32) error {
 		r.offset = r.end // compaction has removed what was between here and the end
 	default:
 		r.p.holdsUp(fmt.Errorf("an open transaction on ledger topic %s holds readers back at offset %d", r.e.cfg.Ledger, got.stable))
-		sleep(r.p.ctx, restoreWait)
+		pause.For(r.p.ctx, restoreWait)
 	}
 	return nil
 }

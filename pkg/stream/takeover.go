@@ -10,6 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 const (
@@ -35,7 +37,7 @@ func (e *Engine) watch(ctx context.Context) {
 	var inputChecked time.Time
 	stable := map[int32]heldBack{}
 	for ctx.Err() == nil {
-		sleep(ctx, e.cfg.Pulse/2)
+		pause.For(ctx, e.cfg.Pulse/2)
 		if waiting := e.waiting(); len(waiting) == 0 {
 			clear(seen)
 			clear(ended)

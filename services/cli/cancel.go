@@ -16,8 +16,7 @@ import (
 type cancelCmd struct {
 	scopeFlags
 	giveFlags
-	Yes    bool `short:"y" help:"Do not ask."`
-	DryRun bool `name:"dry-run" help:"Count, and do nothing."`
+	askFlags `set:"dry_run=Count"`
 }
 
 // Help implements kong.HelpProvider.

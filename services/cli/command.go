@@ -103,6 +103,12 @@ type giveFlags struct {
 	Timeout time.Duration `default:"15s" help:"How long to wait until every partition has obeyed."`
 }
 
+// askFlags are those of every command that asks before it acts; the variable dry_run says what --dry-run does.
+type askFlags struct {
+	Yes    bool `short:"y" help:"Do not ask."`
+	DryRun bool `name:"dry-run" help:"${dry_run}, and do nothing."`
+}
+
 // obeyWithin is how long what is done once stays to be obeyed by partitions that nobody owns now.
 const obeyWithin = 7 * 24 * time.Hour
 

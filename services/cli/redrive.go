@@ -33,10 +33,9 @@ type redriveCmd struct {
 	Until    ago      `placeholder:"TIME" help:"Failed, or dead, before this time."`
 	All      bool     `help:"Everything: needed when nothing else is said."`
 
-	Rate   float64 `placeholder:"N" help:"At most so many a second."`
-	Yes    bool    `short:"y" help:"Do not ask."`
-	DryRun bool    `name:"dry-run" help:"Show what would be published, and do nothing."`
-	Topic  string  `default:"${requested}" help:"Input topic."`
+	Rate     float64 `placeholder:"N" help:"At most so many a second."`
+	askFlags `set:"dry_run=Show what would be published"`
+	Topic    string `default:"${requested}" help:"Input topic."`
 }
 
 // Help implements kong.HelpProvider.

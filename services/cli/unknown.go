@@ -189,8 +189,7 @@ func causeName(c znsv1.UnknownCause) string {
 type unknownResendCmd struct {
 	unknownFlags
 	giveFlags
-	Yes    bool `short:"y" help:"Do not ask."`
-	DryRun bool `name:"dry-run" help:"Show what would be sent again, and do nothing."`
+	askFlags `set:"dry_run=Show what would be sent again"`
 }
 
 // Help implements kong.HelpProvider.
@@ -207,7 +206,7 @@ Examples:
 // Run has them sent again.
 func (c *unknownResendCmd) Run(ctx context.Context, a *App) error {
 	return decide{
-		name: "resend", action: controlv1.Action_ACTION_RESEND_UNKNOWN, flags: &c.unknownFlags, give: &c.giveFlags, yes: c.Yes, dryRun: c.DryRun,
+		name: "resend", action: controlv1.Action_ACTION_RESEND_UNKNOWN, flags: &c.unknownFlags, give: &c.giveFlags, ask: &c.askFlags,
 		did: "sent again", would: "would be sent again", question: "send %s again? Whom the lost call reached gets it twice.",
 	}.run(ctx, a)
 }
@@ -215,8 +214,7 @@ func (c *unknownResendCmd) Run(ctx context.Context, a *App) error {
 type unknownFailCmd struct {
 	unknownFlags
 	giveFlags
-	Yes    bool `short:"y" help:"Do not ask."`
-	DryRun bool `name:"dry-run" help:"Show what would be ended, and do nothing."`
+	askFlags `set:"dry_run=Show what would be ended"`
 }
 
 // Help implements kong.HelpProvider.
@@ -232,7 +230,7 @@ Examples:
 // Run has them ended.
 func (c *unknownFailCmd) Run(ctx context.Context, a *App) error {
 	return decide{
-		name: "fail", action: controlv1.Action_ACTION_FAIL_UNKNOWN, flags: &c.unknownFlags, give: &c.giveFlags, yes: c.Yes, dryRun: c.DryRun,
+		name: "fail", action: controlv1.Action_ACTION_FAIL_UNKNOWN, flags: &c.unknownFlags, give: &c.giveFlags, ask: &c.askFlags,
 		did: "failed", would: "would be failed", question: "end %s as failed? Perhaps they were sent.",
 	}.run(ctx, a)
 }
@@ -243,7 +241,7 @@ type decide struct {
 	action               controlv1.Action
 	flags                *unknownFlags
 	give                 *giveFlags
-	yes, dryRun          bool
+	ask                  *askFlags
 	did, would, question string
 }
 
@@ -265,7 +263,7 @@ func (d decide) run(ctx context.Context, a *App) error {
 	if err != nil {
 		return err
 	}
-	if d.dryRun {
+	if d.ask.DryRun {
 		if err := a.printUnknown(items); err != nil || a.Globals.JSON {
 			return err
 		}
@@ -280,7 +278,7 @@ func (d decide) run(ctx context.Context, a *App) error {
 		return nil
 	}
 	what := fmt.Sprintf("%s of unknown outcome (%s)", render.Plural(len(items), "notification"), byCause(items))
-	if err := a.confirm(d.yes, fmt.Sprintf(d.question, what)); err != nil {
+	if err := a.confirm(d.ask.Yes, fmt.Sprintf(d.question, what)); err != nil {
 		return err
 	}
 	commands := d.give.commands(d.action, scopes)

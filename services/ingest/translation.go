@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/ingest/oa"
@@ -228,7 +229,7 @@ func (g *Ingest) seeInput(ctx context.Context, engine *stream.Engine, folder *st
 		return
 	}
 	defer admin.Close()
-	for ; ctx.Err() == nil; sleep(ctx, inputEvery) {
+	for ; ctx.Err() == nil; pause.For(ctx, inputEvery) {
 		asked := folder.Overdue()
 		if len(asked) == 0 {
 			continue
@@ -240,7 +241,7 @@ func (g *Ingest) seeInput(ctx context.Context, engine *stream.Engine, folder *st
 		if err != nil {
 			continue // the engine says what is wrong
 		}
-		for deadline := time.Now().Add(startTimeout); len(asked) > 0 && ctx.Err() == nil; sleep(ctx, 20*time.Millisecond) {
+		for deadline := time.Now().Add(startTimeout); len(asked) > 0 && ctx.Err() == nil; pause.For(ctx, 20*time.Millisecond) {
 			late := time.Now().After(deadline)
 			next := map[int32]int64{}
 			for _, p := range engine.Status().Partitions {
@@ -272,11 +273,4 @@ func (g *Ingest) noCallbacks(ctx context.Context, p int32, from int64) bool {
 		return nil
 	})
 	return err == nil && n == 0
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
 }

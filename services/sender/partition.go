@@ -364,23 +364,10 @@ func orderOf(req *notificationv1.NotificationRequested) uint64 {
 	return hashOf(req.GetOaId(), req.GetOrderingKey())
 }
 
-func hashOf(parts ...string) uint64 {
-	var m maphash.Hash
-	m.SetSeed(orderSeed)
-	for _, s := range parts {
-		_, _ = m.WriteString(s)
-		_ = m.WriteByte(0)
+func hashOf[T ~string | ~[]byte](parts ...T) uint64 {
+	joined := make([]byte, 0, 128) // on the stack, mostly
+	for _, part := range parts {
+		joined = append(append(joined, part...), 0)
 	}
-	return max(m.Sum64(), 1)
-}
-
-// hashOfBytes is hashOf.
-func hashOfBytes(parts ...[]byte) uint64 {
-	var m maphash.Hash
-	m.SetSeed(orderSeed)
-	for _, b := range parts {
-		_, _ = m.Write(b)
-		_ = m.WriteByte(0)
-	}
-	return max(m.Sum64(), 1)
+	return max(maphash.Bytes(orderSeed, joined), 1)
 }

@@ -200,10 +200,10 @@ func (p *partition) restoreLive(id uuid.UUID, g *glance, record kafka.Record) {
 		s.flow = f.index
 		p.ids.insert(&p.slots, r)
 		if len(g.asked.ordering) > 0 {
-			s.scope = p.scopes.enter(hashOfBytes(g.asked.oa, g.asked.ordering))
+			s.scope = p.scopes.enter(hashOf(g.asked.oa, g.asked.ordering))
 		}
 		if len(g.asked.collapse) > 0 {
-			p.joinCollapse(r, s, hashOfBytes(g.asked.oa, g.asked.source, g.asked.collapse))
+			p.joinCollapse(r, s, hashOf(g.asked.oa, g.asked.source, g.asked.collapse))
 		}
 	}
 	s := p.at(r)

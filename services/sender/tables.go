@@ -114,18 +114,17 @@ func (t *tables) read(ctx context.Context, name string, take func(kafka.Record),
 	if err != nil {
 		return err
 	}
-	for {
-		if r.Reached(end) {
-			loaded()
-		}
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return err
-		}
+	each := func(records []kafka.Record) error {
 		for _, rec := range records {
 			take(rec)
 		}
+		return nil
 	}
+	if err := r.ReadTo(ctx, end, each); err != nil {
+		return err
+	}
+	loaded()
+	return r.ReadOn(ctx, each)
 }
 
 func pause(ctx context.Context, d time.Duration) {

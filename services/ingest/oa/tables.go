@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	oav1 "github.com/znshub/znshub/proto/oa/v1"
 )
 
@@ -48,12 +49,13 @@ type table struct {
 	mu     sync.Mutex
 	loaded bool
 	read   map[string]row // as the topic has it, as far as it was read
+	again  map[string]row // takes its place when the topic was read from its start; nil: it is not being read from there
 	own    map[string]row // written by this process and not read yet; offset -1: not committed yet
 }
 
 // row is a record of a table.
 type row struct {
-	m      proto.Message
+	m      proto.Message // nil: deleted
 	offset int64
 	by     int32 // the partition of zalo.callback that wrote it, while it is not committed
 }
@@ -92,19 +94,12 @@ func (t *Tables) Run(ctx context.Context) {
 			for ctx.Err() == nil {
 				if err := t.follow(ctx, tab); err != nil && ctx.Err() == nil {
 					t.cfg.Log.Warn("following a table failed, trying again", "topic", tab.topic, "error", err)
-					pause(ctx, time.Second)
+					pause.For(ctx, time.Second)
 				}
 			}
 		})
 	}
 	wg.Wait()
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
 }
 
 func (t *Tables) follow(ctx context.Context, tab *table) error {
@@ -115,24 +110,55 @@ func (t *Tables) follow(ctx context.Context, tab *table) error {
 		return err
 	}
 	defer r.Close()
+	tab.begin()
 	end, err := r.Watermark(open)
 	if err != nil {
 		return err
 	}
-	for {
-		if !tab.isLoaded() && r.Reached(end) {
-			tab.mu.Lock()
-			tab.loaded = true
-			tab.mu.Unlock()
-			if t.Loaded() {
-				t.cfg.Loaded()
-			}
-		}
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return err
-		}
+	take := func(records []kafka.Record) error {
 		tab.take(records, t.cfg.Log)
+		return nil
+	}
+	if err := r.ReadTo(ctx, end, take); err != nil {
+		return err
+	}
+	if tab.end() && t.Loaded() {
+		t.cfg.Loaded()
+	}
+	return r.ReadOn(ctx, take)
+}
+
+// begin makes take start from nothing, beside what was read before.
+func (t *table) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.again = map[string]row{}
+	for key, own := range t.own {
+		if own.offset >= 0 { // the topic has it, or something newer
+			t.read[key] = own
+			delete(t.own, key)
+		}
+	}
+}
+
+// end makes what take has got since begin the table, without what is not in the topic any more. It reports whether this
+// was the first time.
+func (t *table) end() (first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for key, r := range t.again {
+		t.overtake(key, r.offset)
+	}
+	t.read, t.again = t.again, nil
+	first = !t.loaded
+	t.loaded = true
+	return first
+}
+
+// overtake forgets what this process wrote under key when the topic has it, or something newer, at offset. mu is held.
+func (t *table) overtake(key string, offset int64) {
+	if own, ok := t.own[key]; ok && own.offset >= 0 && own.offset <= offset {
+		delete(t.own, key)
 	}
 }
 
@@ -145,13 +171,17 @@ func (t *table) isLoaded() bool {
 func (t *table) take(records []kafka.Record, log *slog.Logger) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	into := t.again
+	if into == nil {
+		into = t.read
+	}
 	for _, r := range records {
 		key := string(r.Key)
-		if own, ok := t.own[key]; ok && own.offset >= 0 && own.offset <= r.Offset {
-			delete(t.own, key)
+		if t.again == nil {
+			t.overtake(key, r.Offset)
 		}
 		if r.Value == nil {
-			delete(t.read, key)
+			into[key] = row{offset: r.Offset}
 			continue
 		}
 		m := t.empty()
@@ -159,7 +189,7 @@ func (t *table) take(records []kafka.Record, log *slog.Logger) {
 			log.Warn("a record of a table cannot be decoded: it is left out", "topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "error", err)
 			continue
 		}
-		t.read[key] = row{m: m, offset: r.Offset}
+		into[key] = row{m: m, offset: r.Offset}
 	}
 }
 
@@ -200,7 +230,7 @@ func (t *table) committed(key string, m proto.Message, offset int64) {
 	if own, ok := t.own[key]; !ok || own.m != m {
 		return // a later one of the same transaction
 	}
-	if t.read[key].m != nil && t.read[key].offset >= offset {
+	if r, ok := t.read[key]; ok && r.offset >= offset {
 		delete(t.own, key)
 		return
 	}

@@ -92,6 +92,51 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// TestReadFromTheStartAgain: what was deleted while the topic could not be read is gone once it was read again, and until
+// then the table is what it was; what this process wrote meanwhile counts.
+func TestReadFromTheStartAgain(t *testing.T) {
+	tables := New(Config{Template: "oa.template", Quota: "oa.quota", Log: slog.New(slog.DiscardHandler)})
+	tab := tables.template
+	enabled := &oav1.Template{Status: oav1.TemplateStatus_TEMPLATE_STATUS_ENABLE}
+	tab.begin()
+	tab.take([]kafka.Record{record(t, enabled, 5)}, slog.Default())
+	if !tab.end() {
+		t.Error("the first time was not the first")
+	}
+	tab.have(t, oav1.TemplateStatus_TEMPLATE_STATUS_ENABLE)
+
+	other := record(t, enabled, 9)
+	other.Key = []byte("9/2")
+	tab.begin()
+	tab.take([]kafka.Record{other}, slog.Default())
+	tab.have(t, oav1.TemplateStatus_TEMPLATE_STATUS_ENABLE)
+	if tab.end() {
+		t.Error("the second time was the first")
+	}
+	if tab.latest("9/1") != nil || tab.latest("9/2") == nil {
+		t.Error("the table is not what the topic has")
+	}
+
+	committed := change(t, tables, status(t, "DISABLE", 20), true)
+	tab.set(committed.key, committed.next, 0)
+	tab.committed(committed.key, committed.next, 10)
+	tab.begin()
+	open := change(t, tables, status(t, "REJECT", 30), true)
+	tab.set(open.key, open.next, 0)
+	tab.take([]kafka.Record{other, record(t, committed.next, 10)}, slog.Default())
+	tab.end()
+	tab.have(t, oav1.TemplateStatus_TEMPLATE_STATUS_REJECT)
+	tab.committed(open.key, open.next, 11)
+	tab.begin()
+	tombstone := record(t, open.next, 12)
+	tombstone.Value = nil
+	tab.take([]kafka.Record{other, tombstone}, slog.Default())
+	tab.end()
+	if tab.latest("9/1") != nil {
+		t.Error("a tombstone left something")
+	}
+}
+
 // TestDropped: a partition that was given up while the end of its transaction was not known leaves nothing that was perhaps
 // never written; what is committed, and what others write, stays.
 func TestDropped(t *testing.T) {

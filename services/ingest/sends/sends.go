@@ -16,13 +16,14 @@ package sends
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/services/ingest/sideinput"
 )
 
 // Config says what is followed.
@@ -62,8 +63,8 @@ type partition struct {
 	recent   map[uuid.UUID][]*outcome
 	watched  map[uuid.UUID]struct{}
 	found    []*Send
-	next     [kinds]int64     // of each topic: everything below is in the index; -1: not yet begun
-	caughtUp [kinds]time.Time // of each topic
+	next     [kinds]sideinput.Position // of each topic: everything below is in the index
+	caughtUp [kinds]time.Time          // of each topic
 }
 
 // outcome is a record of one of the topics.
@@ -107,6 +108,7 @@ func (s *Sends) Run(ctx context.Context) {
 		wg.Go(func() { s.follow(ctx, k) })
 	}
 	wg.Go(func() { s.readAgain(ctx) })
+	wg.Go(func() { s.expire(ctx) })
 	wg.Wait()
 }
 
@@ -117,7 +119,7 @@ func (s *Sends) Assign(p int32) {
 			index:   index{},
 			recent:  map[uuid.UUID][]*outcome{},
 			watched: map[uuid.UUID]struct{}{},
-			next:    [kinds]int64{-1, -1, -1},
+			next:    [kinds]sideinput.Position{{Next: -1}, {Next: -1}, {Next: -1}},
 		}
 	})
 }
@@ -273,13 +275,6 @@ func (s *Sends) tell(part *partition, id uuid.UUID, o *outcome) {
 	}
 	part.found = append(part.found, send)
 	s.cfg.Found()
-}
-
-// assigned returns the partitions of now and a channel that is closed when they change.
-func (s *Sends) assigned() (map[int32]*partition, <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.parts), s.changed
 }
 
 // notify wakes whoever reads c; one pending wake is enough.

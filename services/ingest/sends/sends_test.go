@@ -219,6 +219,34 @@ func TestReadAgainDeleted(t *testing.T) {
 	}
 }
 
+// CaughtUp goes on also when the topic of an outcome that is to be read again was made anew, and is shorter now.
+func TestReadAgainMadeAnew(t *testing.T) {
+	r := newRig(t, 1)
+	r.Assign(0)
+	r.Assign(1)
+	ids := r.sent(50)
+	r.eventually("all indexed", func() bool { return r.Stats().Indexed == 50 })
+	if _, err := kadm.NewClient(r.server.Client(t)).DeleteTopics(t.Context(), r.cfg.Sent); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // the broker deletes behind its answer
+	r.server.CreateTopic(t, r.cfg.Sent, partitions)
+	var err error
+	if r.writer, err = kafka.NewWriter(kgo.SeedBrokers(r.server.Brokers()...)); err != nil { // the other knows the earlier topic
+		t.Fatal(err)
+	}
+	t.Cleanup(r.writer.Close)
+	r.sent(1)
+	r.eventually("the new topic is followed", func() bool { return r.Stats().Indexed == 51 })
+	p := home(ids[45])
+	r.Watch(p, ids[45])
+	start := time.Now()
+	r.eventually("caught up", func() bool { return r.CaughtUp(p).After(start) })
+	if got := r.Take(p); got != nil {
+		t.Errorf("found what was deleted: %v", got)
+	}
+}
+
 // The promise of CaughtUp: an outcome in a transaction that was open at that moment has been seen.
 func TestCaughtUpWaitsForOpenTransactions(t *testing.T) {
 	r := newRig(t, 0)

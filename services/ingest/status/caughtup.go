@@ -1,16 +1,11 @@
 package status
 
 import (
-	"context"
 	"time"
-
-	"github.com/znshub/znshub/pkg/kafka"
 )
 
-const (
-	lookEvery  = 250 * time.Millisecond // at the watermark, while somebody waits
-	awaitedFor = 5 * time.Second        // after somebody asked
-)
+// awaitedFor is how long the moment moves on after somebody asked.
+const awaitedFor = 5 * time.Second
 
 // seenUpTo returns a moment: whatever was in the topics' partition p then is in its queue or was folded. It moves on
 // only while it is asked for.
@@ -31,55 +26,16 @@ func (f *facts) seenUpTo(p int32) time.Time {
 	return oldest
 }
 
-// watch finds out again and again, while somebody asks, up to which moment the topic was seen.
-func (f *facts) watch(ctx context.Context, k Kind, parts map[int32]*intake, r *kafka.Reader) {
-	for pause(ctx, lookEvery) {
-		f.mu.Lock()
-		awaited := time.Since(f.awaited) < awaitedFor
-		f.mu.Unlock()
-		if !awaited {
-			continue
-		}
-		call, cancel := context.WithTimeout(ctx, openTimeout)
-		w, err := r.Watermark(call)
-		cancel()
-		if err != nil {
-			continue // the reader says what is wrong
-		}
-		for !r.Reached(w) && pause(ctx, 20*time.Millisecond) {
-		}
-		// Poll has returned all that was below w; what it returned is queued once next says so.
-		at := r.Positions()
-		for !f.queuedUpTo(k, parts, at) && pause(ctx, time.Millisecond) {
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		f.mu.Lock()
-		for _, part := range parts {
-			part.caughtUp[k] = w.Time
-		}
-		f.mu.Unlock()
-	}
-}
-
-func (f *facts) queuedUpTo(k Kind, parts map[int32]*intake, at map[int32]int64) bool {
+func (f *facts) isAwaited() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for p, position := range at {
-		if part := parts[p]; part != nil && part.next[k] < position {
-			return false
-		}
-	}
-	return true
+	return time.Since(f.awaited) < awaitedFor
 }
 
-// pause waits for d and reports whether ctx still lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
+func (f *facts) caughtUp(k Kind, parts map[int32]*intake, at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, part := range parts {
+		part.caughtUp[k] = at
 	}
 }

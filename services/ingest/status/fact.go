@@ -15,6 +15,7 @@ import (
 
 	"github.com/znshub/znshub/pkg/kafka"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/ingest/sends"
 )
 
 // Kind is the topic that a fact comes from.
@@ -145,25 +146,8 @@ func decode(kind Kind, r kafka.Record) (*znsv1.Status, error) {
 
 // event is what all events about a notification have in common.
 type event interface {
-	GetNotificationId() string
-	GetIdempotencyKey() string
-	GetSource() string
-	GetOaId() string
-	GetTemplateId() string
-	GetCategory() znsv1.Category
-	GetChannel() znsv1.Channel
-	GetRecipient() *znsv1.Recipient
-	GetAttempt() int32
+	sends.Event
 	GetTrackingId() string
-	GetMsgId() string
-	GetReference() string
-	GetCustomerId() string
-	GetCampaignId() string
-	GetLabels() map[string]string
-	GetRequestedTime() *timestamppb.Timestamp
-	GetAcceptedTime() *timestamppb.Timestamp
-	GetTraceId() string
-	GetMode() znsv1.Mode
 }
 
 func common(e event) *znsv1.Status {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/services/ingest/sideinput"
 )
 
 const (
@@ -157,126 +157,29 @@ func (f *facts) queued() (n, bytes int) {
 	return n, f.bytes
 }
 
-// follow reads one topic for the partitions that are assigned, and begins anew where it was when they change.
+// follow reads one topic for the partitions that are assigned, but for those that are left out.
 func (f *facts) follow(ctx context.Context, k Kind) {
-	for ctx.Err() == nil {
-		parts, changed := f.assigned()
-		if len(parts) == 0 {
-			select {
-			case <-changed:
-			case <-ctx.Done():
+	cfg := sideinput.Config{Client: f.client, Topic: f.topics.Of(k), Since: Window + startMargin, Log: f.log}
+	sideinput.Follow(ctx, cfg, func() sideinput.Session {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		parts, from := map[int32]*intake{}, map[int32]sideinput.Position{}
+		for p, part := range f.parts {
+			if !part.left {
+				parts[p], from[p] = part, sideinput.Position{Next: part.next[k], Topic: part.ids[k]}
 			}
-			continue
 		}
-		session, cancel := context.WithCancelCause(ctx)
-		go func() {
-			select {
-			case <-changed:
-				cancel(errChanged)
-			case <-session.Done():
-			}
-		}()
-		err := f.read(session, k, parts)
-		cancel(nil)
-		if err != nil && ctx.Err() == nil && !errors.Is(context.Cause(session), errChanged) {
-			f.log.Warn("reading the events for zns.status failed, trying again", "topic", f.topics.Of(k), "error", err)
-			pause(ctx, retryAfter)
+		return sideinput.Session{
+			From: from, Changed: f.changed, Room: f.room,
+			Take:     func(records []kafka.Record, at map[int32]sideinput.Position) { f.take(k, parts, records, at) },
+			Awaited:  f.isAwaited,
+			CaughtUp: func(at time.Time) { f.caughtUp(k, parts, at) },
 		}
-	}
-}
-
-var errChanged = errors.New("the assignment changed")
-
-func (f *facts) assigned() (map[int32]*intake, <-chan struct{}) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	parts := maps.Clone(f.parts)
-	maps.DeleteFunc(parts, func(_ int32, part *intake) bool { return part.left })
-	return parts, f.changed
-}
-
-// read is one session of follow: it ends with ctx or at an error.
-func (f *facts) read(ctx context.Context, k Kind, parts map[int32]*intake) error {
-	r, err := f.open(ctx, k, parts)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if f.anew(k, parts, r.TopicID()) {
-		return nil // the positions were another topic's
-	}
-	f.take(k, parts, nil, r)
-	ctx, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f.watch(ctx, k, parts, r)
-	}()
-	defer func() {
-		stop()
-		<-done
-	}()
-	for f.room(ctx) {
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return err
-		}
-		f.take(k, parts, records, r)
-	}
-	return nil
-}
-
-// open returns a reader that begins where each partition was left, and at the window's beginning for new ones.
-func (f *facts) open(ctx context.Context, k Kind, parts map[int32]*intake) (*kafka.Reader, error) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	cfg := kafka.ReaderConfig{Client: f.client, Topic: f.topics.Of(k), Partitions: slices.Sorted(maps.Keys(parts))}
-	offsets := map[int32]int64{}
-	var fresh []int32
-	f.mu.Lock()
-	for p, part := range parts {
-		if part.next[k] < 0 {
-			fresh = append(fresh, p)
-		} else {
-			offsets[p] = part.next[k]
-		}
-	}
-	f.mu.Unlock()
-	if len(fresh) > 0 {
-		first := cfg
-		first.Partitions, first.Start = fresh, kafka.FromTime(time.Now().Add(-Window-startMargin))
-		r, err := kafka.NewReader(ctx, first)
-		if err != nil || len(offsets) == 0 {
-			return r, err
-		}
-		maps.Copy(offsets, r.Positions())
-		r.Close()
-	}
-	cfg.Start = kafka.FromOffsets(offsets)
-	return kafka.NewReader(ctx, cfg)
-}
-
-// anew lets partitions whose positions belong to an earlier topic of the name begin at the start of the present one. It
-// reports whether there are any.
-func (f *facts) anew(k Kind, parts map[int32]*intake, id [16]byte) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	found := false
-	for _, part := range parts {
-		if part.ids[k] != id && part.ids[k] != [16]byte{} && part.next[k] > 0 {
-			part.next[k] = 0
-			found = true
-		}
-		part.ids[k] = id
-	}
-	if found {
-		f.log.Warn("a topic of events was made anew: it is read from its start", "topic", f.topics.Of(k))
-	}
-	return found
+	})
 }
 
 // take queues records.
-func (f *facts) take(k Kind, parts map[int32]*intake, records []kafka.Record, r *kafka.Reader) {
+func (f *facts) take(k Kind, parts map[int32]*intake, records []kafka.Record, at map[int32]sideinput.Position) {
 	count := f.count()
 	old := time.Now().Add(-Window)
 	decoded := make([]*Fact, len(records)) // before the lock
@@ -296,14 +199,13 @@ func (f *facts) take(k Kind, parts map[int32]*intake, records []kafka.Record, r 
 			decoded[i] = fact
 		}
 	}
-	at, id := r.Positions(), r.TopicID()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	news := false
 	for i, fact := range decoded {
 		p := records[i].Partition
 		if part := parts[p]; fact != nil && part != nil && f.parts[p] == part && !part.left {
-			fact.topic = id
+			fact.topic = at[p].Topic
 			part.queue = append(part.queue, fact)
 			f.bytes += fact.bytes
 			news = true
@@ -311,7 +213,7 @@ func (f *facts) take(k Kind, parts map[int32]*intake, records []kafka.Record, r 
 	}
 	for p, part := range parts {
 		if !part.left {
-			part.next[k], part.ids[k] = at[p], id
+			part.next[k], part.ids[k] = at[p].Next, at[p].Topic
 		}
 	}
 	if news {

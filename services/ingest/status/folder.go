@@ -61,6 +61,8 @@ type Folder struct {
 	cfg   Config
 	facts *facts
 	turn  int // under the tick lock: which partition comes first
+	// Loading that hears nothing for so long begins again.
+	patience time.Duration
 
 	mu    sync.Mutex // guards parts and what they hold, and the cache; never held over I/O
 	parts map[int32]*partition
@@ -95,11 +97,12 @@ func New(cfg Config) *Folder {
 		cfg.Counted = func(Result, int) {}
 	}
 	return &Folder{
-		cfg:   cfg,
-		facts: newFacts(cfg.Client, cfg.Topics, cfg.QueueBytes, cfg.Partitions, cfg.Wake, func(r Result) { cfg.Counted(r, 1) }, cfg.Log),
-		parts: map[int32]*partition{},
-		cache: cache{most: cfg.CacheBytes},
-		work:  make(chan struct{}, 1),
+		cfg:      cfg,
+		facts:    newFacts(cfg.Client, cfg.Topics, cfg.QueueBytes, cfg.Partitions, cfg.Wake, func(r Result) { cfg.Counted(r, 1) }, cfg.Log),
+		patience: time.Minute,
+		parts:    map[int32]*partition{},
+		cache:    cache{most: cfg.CacheBytes},
+		work:     make(chan struct{}, 1),
 	}
 }
 

@@ -3,21 +3,19 @@ package status
 import (
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
+	"github.com/znshub/znshub/services/ingest/sideinput"
 )
 
-const (
-	// jumpInsteadOf is how many records are read and thrown away rather than opening another reader behind them.
-	jumpInsteadOf = 50_000
-	expireEvery   = time.Hour
-)
+const expireEvery = time.Hour
 
 // load fills the tables of restored partitions, and reads snapshots again, until ctx ends.
 func (f *Folder) load(ctx context.Context) {
@@ -49,7 +47,7 @@ func (f *Folder) load(ctx context.Context) {
 			}
 			if err != nil && ctx.Err() == nil {
 				f.cfg.Log.Warn("reading zns.status failed, trying again", "topic", f.cfg.Topics.Status, "error", err)
-				pause(ctx, retryAfter)
+				pause.For(ctx, retryAfter)
 			}
 		}
 	}
@@ -94,11 +92,17 @@ func (f *Folder) next() todo {
 func (f *Folder) fetch(ctx context.Context, p int32, want []int64) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	return readOffsets(ctx, f.cfg.Client, f.cfg.Topics.Status, p, want, func(offset int64, r *kafka.Record) { f.settle(p, offset, r) })
+	return sideinput.ReadOffsets(ctx, f.cfg.Client, f.cfg.Topics.Status, p, want, func(offset int64, r *kafka.Record) { f.settle(p, offset, r) })
 }
 
+var (
+	errGivenUp = errors.New("no partition is owned any more")
+	errSilent  = errors.New("no record came for long: a transaction may be open")
+)
+
 // fill reads zns.status to where it ends now, which is after everything that earlier owners of these partitions can have
-// committed: their positions were restored, so their transactions have ended or cannot be committed any more.
+// committed: their positions were restored, so their transactions have ended or cannot be committed any more. When no
+// record comes for long it fails: the partitions that are waited for may have been given up.
 func (f *Folder) fill(ctx context.Context, parts map[int32]*partition) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -117,14 +121,20 @@ func (f *Folder) fill(ctx context.Context, parts map[int32]*partition) error {
 		return err
 	}
 	f.clear(parts)
-	for !r.Reached(end) {
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return err
-		}
+	silent := time.AfterFunc(f.patience, func() { cancel(errSilent) })
+	defer silent.Stop()
+	err = r.ReadTo(ctx, end, func(records []kafka.Record) error {
+		silent.Reset(f.patience)
 		if f.keep(parts, records) == 0 {
-			return nil // all of them were given up meanwhile
+			return errGivenUp
 		}
+		return nil
+	})
+	if errors.Is(err, errGivenUp) {
+		return nil
+	}
+	if err != nil {
+		return err
 	}
 	f.loaded(parts, r.TopicID())
 	return nil
@@ -186,58 +196,6 @@ func (f *Folder) loaded(parts map[int32]*partition, id [16]byte) {
 		f.facts.assign(p, part.position)
 	}
 	f.cfg.Wake()
-}
-
-// readOffsets calls found for each of the offsets of one partition, which ascend, with the record or, when it is not
-// there any more, with nil; those that lie close together are read in one go.
-func readOffsets(ctx context.Context, client []kgo.Opt, topic string, p int32, want []int64, found func(int64, *kafka.Record)) error {
-	for len(want) > 0 {
-		r, err := kafka.NewReader(ctx, kafka.ReaderConfig{
-			Client: client, Topic: topic, Partitions: []int32{p}, Start: kafka.FromOffsets(map[int32]int64{p: want[0]}),
-		})
-		if err != nil {
-			return err
-		}
-		if r.Positions()[p] < want[0] { // the log is shorter: it was made anew
-			found(want[0], nil)
-			want = want[1:]
-		} else {
-			want, err = readRun(ctx, r, p, want, found)
-		}
-		r.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// readRun reads on with r until the next wanted record is far away. It returns what is still wanted.
-func readRun(ctx context.Context, r *kafka.Reader, p int32, want []int64, found func(int64, *kafka.Record)) ([]int64, error) {
-	for {
-		at := r.Positions()[p]
-		for len(want) > 0 && want[0] < at { // read, or retention has deleted it
-			found(want[0], nil)
-			want = want[1:]
-		}
-		if len(want) == 0 || want[0] > at+jumpInsteadOf {
-			return want, nil
-		}
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return want, err
-		}
-		for i := range records {
-			for len(want) > 0 && want[0] < records[i].Offset {
-				found(want[0], nil)
-				want = want[1:]
-			}
-			if len(want) > 0 && want[0] == records[i].Offset {
-				found(want[0], &records[i])
-				want = want[1:]
-			}
-		}
-	}
 }
 
 // settle ends the search for one snapshot; r is nil when it is no longer there.

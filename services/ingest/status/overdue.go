@@ -1,7 +1,6 @@
 package status
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +19,8 @@ import (
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/ingest/sideinput"
+	"github.com/znshub/znshub/services/ingest/timerheap"
 )
 
 // headerSent stands on the snapshots of notifications whose receipt is watched for: the offset of their zns.sent, which
@@ -31,15 +32,18 @@ const lookAgain = 500 * time.Millisecond
 
 // awaited is a notification whose receipt is watched for. The Folder's mu guards it.
 type awaited struct {
-	id    uuid.UUID
-	due   int64 // Unix milliseconds
-	sent  int64 // offset of its zns.sent; -1: not known
-	at    int   // in the queue
+	id   uuid.UUID
+	due  int64 // Unix milliseconds
+	sent int64 // offset of its zns.sent; -1: not known
+	timerheap.Place
 	state awaitedState
 	tries int            // to read
 	event *znsv1.Overdue // once it was read
 	trace [2]string      // of zns.sent
 }
+
+// Due implements [timerheap.Timer].
+func (a *awaited) Due() time.Time { return time.UnixMilli(a.due) }
 
 type awaitedState int
 
@@ -80,7 +84,7 @@ func (t *table) await(id uuid.UUID, s *znsv1.Status, sent int64) {
 	a := t.awaited[id]
 	if !isAwaited(s) {
 		if a != nil {
-			heap.Remove(&t.due, a.at)
+			t.due.Remove(a)
 			delete(t.awaited, id)
 		}
 		return
@@ -89,11 +93,11 @@ func (t *table) await(id uuid.UUID, s *znsv1.Status, sent int64) {
 	if a == nil {
 		a = &awaited{id: id, due: due, sent: sent}
 		t.awaited[id] = a
-		heap.Push(&t.due, a)
+		t.due.Push(a)
 		return
 	}
 	a.due, a.sent = due, sent
-	heap.Fix(&t.due, a.at)
+	t.due.Fix(a)
 }
 
 // sentOffset is what a record of zns.status says of its zns.sent.
@@ -121,7 +125,7 @@ func (f *Folder) Overdue() []int32 {
 	defer f.mu.Unlock()
 	var all []int32
 	for p, part := range f.parts {
-		if part.loaded && part.table.due.Len() > 0 && part.table.due[0].due <= time.Now().UnixMilli() {
+		if part.loaded && part.table.due.Len() > 0 && !part.table.due.First().Due().After(time.Now()) {
 			all = append(all, p)
 		}
 	}
@@ -135,7 +139,7 @@ func (f *Folder) nextDue(part *partition) time.Time {
 	if part.table.due.Len() == 0 {
 		return time.Time{}
 	}
-	return time.UnixMilli(part.table.due[0].due)
+	return part.table.due.First().Due()
 }
 
 // tellOverdue publishes zns.overdue for what is overdue of p. Every event that was there at seen is folded, or is in this
@@ -148,7 +152,7 @@ func (f *Folder) tellOverdue(tx *stream.Tx, p int32, part *partition, seen time.
 		return time.Time{}
 	}
 	now := tx.Now()
-	if first := time.UnixMilli((*due)[0].due); first.After(now) {
+	if first := due.First().Due(); first.After(now) {
 		return first
 	}
 	// Every receipt that was there at inputSeen is published or waits; what was published by inputSeenAt is folded.
@@ -156,13 +160,13 @@ func (f *Folder) tellOverdue(tx *stream.Tx, p int32, part *partition, seen time.
 	var later []*awaited
 	defer func() {
 		for _, a := range later {
-			heap.Push(due, a)
+			due.Push(a)
 		}
 	}()
-	for due.Len() > 0 && (*due)[0].due <= now.UnixMilli() && len(later) < f.cfg.BatchEvents {
-		a := heap.Pop(due).(*awaited)
+	for due.Len() > 0 && !due.First().Due().After(now) && len(later) < f.cfg.BatchEvents {
+		a := due.Pop()
 		later = append(later, a)
-		if !complete || time.UnixMilli(a.due).After(part.inputSeen) || waits(p, a.id) {
+		if !complete || a.Due().After(part.inputSeen) || waits(p, a.id) {
 			continue
 		}
 		switch a.state {
@@ -239,7 +243,7 @@ func (f *Folder) prepare(ctx context.Context, p int32, all []*awaited) error {
 	}
 	for _, a := range all {
 		r, m := sent[a.sent], &znsv1.Sent{}
-		e := &znsv1.Overdue{NotificationId: a.id.String(), DueTime: timestamppb.New(time.UnixMilli(a.due))}
+		e := &znsv1.Overdue{NotificationId: a.id.String(), DueTime: timestamppb.New(a.Due())}
 		if string(r.Key) == a.id.String() && kafka.Decode(r, m) == nil {
 			e = overdueOf(m)
 			place, _ := r.Header(topic.HeaderRequest)
@@ -325,32 +329,10 @@ func parsePlace(place string) (name string, p int32, offset int64, err error) {
 func (f *Folder) readAll(ctx context.Context, name string, p int32, offsets []int64) (map[int64]kafka.Record, error) {
 	found := map[int64]kafka.Record{}
 	slices.Sort(offsets)
-	err := readOffsets(ctx, f.cfg.Client, name, p, slices.Compact(offsets), func(offset int64, r *kafka.Record) {
+	err := sideinput.ReadOffsets(ctx, f.cfg.Client, name, p, slices.Compact(offsets), func(offset int64, r *kafka.Record) {
 		if r != nil {
 			found[offset] = *r
 		}
 	})
 	return found, err
-}
-
-// dueQueue is a heap by due.
-type dueQueue []*awaited
-
-func (q dueQueue) Len() int           { return len(q) }
-func (q dueQueue) Less(i, j int) bool { return q[i].due < q[j].due }
-func (q dueQueue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].at, q[j].at = i, j
-}
-func (q *dueQueue) Push(x any) {
-	a := x.(*awaited)
-	a.at = len(*q)
-	*q = append(*q, a)
-}
-func (q *dueQueue) Pop() any {
-	last := len(*q) - 1
-	a := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	return a
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/znshub/znshub/services/ingest/timerheap"
 )
 
 // Window is how long ago a snapshot may have been written to be found again: as long as the topics of events keep what
@@ -19,9 +21,9 @@ type table struct {
 	lost   map[int64]uuid.UUID           // offsets that are to be read again
 	again  map[uuid.UUID][]byte          // what was read again, until it was used: at most one for each fact of a batch
 
-	awaited map[uuid.UUID]*awaited // those whose receipt is watched for
-	due     dueQueue               // the same
-	toRead  []*awaited             // those that are overdue and of which zns.overdue has to tell
+	awaited map[uuid.UUID]*awaited   // those whose receipt is watched for
+	due     timerheap.Heap[*awaited] // the same
+	toRead  []*awaited               // those that are overdue and of which zns.overdue has to tell
 }
 
 // snapshot is a value of zns.status.

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
 
@@ -100,7 +101,7 @@ func (v *verifier) partition(ctx context.Context, p int32) error {
 		if !behind(got, want) || time.Now().After(deadline) {
 			break
 		}
-		if !pause(ctx, 200*time.Millisecond) {
+		if !pause.For(ctx, 200*time.Millisecond) {
 			return ctx.Err()
 		}
 	}
@@ -142,18 +143,14 @@ func (v *verifier) snapshots(ctx context.Context, p int32, r *kafka.Reader, got 
 	if err != nil {
 		return err
 	}
-	for !r.Reached(end) {
-		records, err := r.Poll(ctx)
-		if err != nil {
-			return err
-		}
+	return r.ReadTo(ctx, end, func(records []kafka.Record) error {
 		for _, rec := range records {
 			if err := v.snapshot(p, rec, got); err != nil {
 				return err
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (v *verifier) snapshot(p int32, rec kafka.Record, got map[uuid.UUID]*znsv1.Status) error {

@@ -93,7 +93,7 @@ func (t *Translator) table(u *stream.Unit, cb *zalo.Callback, r kafka.Record) Re
 func newReceipt(cb zalo.Callback, r kafka.Record, id trackingid.ID, foreign bool) *receipt {
 	headers := kafka.DecodeHeaders(r)
 	dedupe := clean(cb.DedupeKeys()[0])
-	rec := &receipt{key: newKey(id.Notification, dedupe), at: -1, state: &ledgerv1.Receipt{
+	rec := &receipt{key: newKey(id.Notification, dedupe), state: &ledgerv1.Receipt{
 		MinReader:      formatVersion,
 		DedupeKey:      dedupe,
 		State:          ledgerv1.ReceiptState_RECEIPT_STATE_WAITING,

@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"container/heap"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -17,6 +16,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	"github.com/znshub/znshub/services/ingest/sends"
+	"github.com/znshub/znshub/services/ingest/timerheap"
 )
 
 // key names a receipt in memory, small because there is one for every message of the dedupe window. As text it is the
@@ -82,8 +82,11 @@ type receipt struct {
 	waitUntil time.Time
 	best      *sends.Send // the best outcome found so far
 	exact     bool        // best is the outcome of this very attempt
-	at        int         // in the queue; -1: not there
+	timerheap.Place
 }
+
+// Due implements [timerheap.Timer].
+func (r *receipt) Due() time.Time { return r.waitUntil }
 
 // offer takes note of an outcome of the receipt's notification.
 func (r *receipt) offer(s *sends.Send) {
@@ -114,16 +117,14 @@ func (p *partition) add(r *receipt) {
 	if !r.key.foreign {
 		p.of[r.key.id] = append(p.of[r.key.id], r)
 	}
-	heap.Push(&p.due, r)
+	p.due.Push(r)
 }
 
 // remove ends r's waiting. It reports whether another receipt of the same notification still waits.
 func (p *partition) remove(r *receipt) (others bool) {
 	delete(p.waiting, r.key)
 	p.waits.Add(-1)
-	if r.at >= 0 {
-		heap.Remove(&p.due, r.at)
-	}
+	p.due.Remove(r)
 	left := slices.DeleteFunc(p.of[r.key.id], func(o *receipt) bool { return o == r })
 	if len(left) == 0 {
 		delete(p.of, r.key.id)
@@ -145,29 +146,6 @@ func (p *partition) offer(s *sends.Send) {
 	}
 }
 
-// queue is a heap of receipts by waitUntil.
-type queue []*receipt
-
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].waitUntil.Before(q[j].waitUntil) }
-func (q queue) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].at, q[j].at = i, j
-}
-func (q *queue) Push(x any) {
-	r := x.(*receipt)
-	r.at = len(*q)
-	*q = append(*q, r)
-}
-func (q *queue) Pop() any {
-	last := len(*q) - 1
-	r := (*q)[last]
-	(*q)[last] = nil
-	*q = (*q)[:last]
-	r.at = -1
-	return r
-}
-
 // decodeReceipt reads a ledger record. The receipt is nil when it was published.
 func decodeReceipt(k key, r kafka.Record) (rec *receipt, stored time.Time, err error) {
 	m := &ledgerv1.Receipt{}
@@ -182,7 +160,7 @@ func decodeReceipt(k key, r kafka.Record) (rec *receipt, stored time.Time, err e
 	if m.GetState() == ledgerv1.ReceiptState_RECEIPT_STATE_PUBLISHED {
 		return nil, stored, nil
 	}
-	return &receipt{key: k, state: m, waitUntil: time.UnixMilli(m.GetWaitUntilMs()), at: -1}, stored, nil
+	return &receipt{key: k, state: m, waitUntil: time.UnixMilli(m.GetWaitUntilMs())}, stored, nil
 }
 
 // published is the ledger's state once the event is written: what dedupe and explain need.

@@ -122,7 +122,7 @@ func TestWaitingQueue(t *testing.T) {
 	base := time.Now()
 	var all []*receipt
 	for i, after := range []int{5, 1, 4, 2, 3} {
-		r := &receipt{key: key{id: uuid.UUID{byte(i / 2)}, dedupe: uint64(i)}, waitUntil: base.Add(time.Duration(after) * time.Second), at: -1}
+		r := &receipt{key: key{id: uuid.UUID{byte(i / 2)}, dedupe: uint64(i)}, waitUntil: base.Add(time.Duration(after) * time.Second)}
 		p.add(r)
 		all = append(all, r)
 	}
@@ -131,7 +131,7 @@ func TestWaitingQueue(t *testing.T) {
 	}
 	var order []int
 	for p.due.Len() > 0 {
-		r := p.due[0]
+		r := p.due.First()
 		order = append(order, int(r.waitUntil.Sub(base)/time.Second))
 		p.remove(r)
 	}

@@ -39,6 +39,7 @@ import (
 	"github.com/znshub/znshub/services/ingest/oa"
 	"github.com/znshub/znshub/services/ingest/sends"
 	"github.com/znshub/znshub/services/ingest/status"
+	"github.com/znshub/znshub/services/ingest/timerheap"
 )
 
 // formatVersion is the newest ledger format that this program reads and the one that it writes.
@@ -134,7 +135,7 @@ type partition struct {
 	seen    seen
 	waiting map[key]*receipt
 	of      map[uuid.UUID][]*receipt // those of waiting, by notification
-	due     queue                    // waiting, by the time at which they give up
+	due     timerheap.Heap[*receipt] // waiting, by the time at which they give up
 	ready   []*receipt               // waiting, and found what they wait for
 	waits   *atomic.Int64            // the Translator's
 }

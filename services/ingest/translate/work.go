@@ -75,7 +75,7 @@ func (t *Translator) publishReady(tx *stream.Tx, p int32, part *partition) bool 
 // publishDue publishes what has waited long enough, as far as the side inputs are known to hold nothing for it.
 func (t *Translator) publishDue(tx *stream.Tx, p int32, part *partition, caughtUp time.Time) bool {
 	for part.due.Len() > 0 {
-		r := part.due[0]
+		r := part.due.First()
 		if r.waitUntil.After(tx.Now()) || r.waitUntil.After(caughtUp) {
 			return true
 		}
@@ -119,7 +119,7 @@ func (p *partition) nextDue() time.Time {
 	if p.due.Len() == 0 {
 		return time.Time{}
 	}
-	return p.due[0].waitUntil
+	return p.due.First().waitUntil
 }
 
 // forget writes tombstones for receipts that nothing can repeat any more. It returns when it wants to be called again.

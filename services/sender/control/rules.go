@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/sender/limit"
 )
@@ -99,7 +100,7 @@ func (r *Rules) Run(ctx context.Context) {
 		if ctx.Err() == nil {
 			r.cfg.Log.Warn("the operators' rules cannot be read, nothing is sent before they are known; trying again", "topic", r.cfg.Topic, "err", err)
 		}
-		if sleep(ctx, wait) != nil {
+		if !pause.For(ctx, wait) {
 			return
 		}
 	}
@@ -167,7 +168,7 @@ func (r *Rules) follow(ctx context.Context, src reader) {
 			r.cfg.Log.Warn("operators' commands do not arrive", "topic", r.cfg.Topic, "behind", behind, "known", r.View().Known(), "err", err)
 		}
 		if err != nil && !waited {
-			_ = sleep(ctx, time.Second)
+			pause.For(ctx, time.Second)
 		}
 	}
 }
@@ -245,13 +246,4 @@ func ViewOf(position Position, records ...kafka.Record) *View {
 	v.position, v.known, v.version = position, true, uint64(len(records))+1
 	v.index()
 	return v
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

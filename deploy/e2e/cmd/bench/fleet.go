@@ -132,25 +132,35 @@ func (d *bed) settle(ctx context.Context, w *watch, stop func() error, r reading
 	return times, nil
 }
 
-// takeover kills one of several senders. Alone it is started again at once, otherwise the others take its work. The pause
-// is the longest of a partition, from the kill to its next call.
-func (b *runner) takeover(ctx context.Context, senders int) (r readings, err error) {
+// under calls act while so many senders work on the steady load, and returns what became of the load, and the calls of
+// each partition by time.
+func (b *runner) under(ctx context.Context, senders int, act func(ctx context.Context, fleet []*harness.Process) error) (r readings, times map[int32][]time.Time, err error) {
 	ctx, d, fleet, w, stop, err := b.fleet(ctx, senders)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer d.close(ctx, &err)
 	defer w.close()
-	killed := time.Now()
-	err = fleet[0].Kill()
-	if senders == 1 {
-		err = errors.Join(err, fleet[0].Start())
-	}
-	if err := errors.Join(err, pause(ctx, 12*time.Second)); err != nil {
-		return nil, errors.Join(err, stop())
+	if err := act(ctx, fleet); err != nil {
+		return nil, nil, errors.Join(err, stop())
 	}
 	r = readings{}
-	times, err := d.settle(ctx, w, stop, r)
+	times, err = d.settle(ctx, w, stop, r)
+	return r, times, err
+}
+
+// takeover kills one of several senders. Alone it is started again at once, otherwise the others take its work. The pause
+// is the longest of a partition, from the kill to its next call.
+func (b *runner) takeover(ctx context.Context, senders int) (readings, error) {
+	var killed time.Time
+	r, times, err := b.under(ctx, senders, func(ctx context.Context, fleet []*harness.Process) error {
+		killed = time.Now()
+		err := fleet[0].Kill()
+		if senders == 1 {
+			err = errors.Join(err, fleet[0].Start())
+		}
+		return errors.Join(err, pause(ctx, 12*time.Second))
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -167,20 +177,15 @@ func (b *runner) takeover(ctx context.Context, senders int) (r readings, err err
 
 // rolling terminates each of three senders and starts it again when it has ended. The idle time is the longest between
 // two calls of one partition.
-func (b *runner) rolling(ctx context.Context) (r readings, err error) {
-	ctx, d, fleet, w, stop, err := b.fleet(ctx, 3)
-	if err != nil {
-		return nil, err
-	}
-	defer d.close(ctx, &err)
-	defer w.close()
-	for _, p := range fleet {
-		if err := errors.Join(p.Terminate(ctx), p.Restart(ctx), pause(ctx, 4*time.Second)); err != nil {
-			return nil, errors.Join(err, stop())
+func (b *runner) rolling(ctx context.Context) (readings, error) {
+	r, times, err := b.under(ctx, 3, func(ctx context.Context, fleet []*harness.Process) error {
+		for _, p := range fleet {
+			if err := errors.Join(p.Terminate(ctx), p.Restart(ctx), pause(ctx, 4*time.Second)); err != nil {
+				return err
+			}
 		}
-	}
-	r = readings{}
-	times, err := d.settle(ctx, w, stop, r)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}

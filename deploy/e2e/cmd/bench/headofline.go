@@ -21,14 +21,11 @@ const (
 // headOfLine measures the throughput of 500 keys that work. With failing there are 500 others between them of which
 // every call is refused with a code that is worth a further attempt.
 func (b *runner) headOfLine(ctx context.Context, failing bool) (r readings, err error) {
-	ctx, d, err := b.bed(ctx, false, []string{"SIM_LATENCY=" + hotLatency.String()}, []string{fmt.Sprintf("SENDER_MAX_IN_FLIGHT=%d", hotSlots)})
+	ctx, d, err := b.simulated(ctx, []string{"SIM_LATENCY=" + hotLatency.String()}, []string{fmt.Sprintf("SENDER_MAX_IN_FLIGHT=%d", hotSlots)})
 	if err != nil {
 		return nil, err
 	}
 	defer d.close(ctx, &err)
-	if err := d.system.Sim.Restart(ctx); err != nil {
-		return nil, err
-	}
 	n := max(b.n/2, hotKeys)
 	healthy := &harness.Load{Total: n, Keys: hotKeys / 2}
 	if failing {

@@ -24,14 +24,11 @@ const (
 
 // idle measures what an idle hub adds to one OTP: from the time of its record to its first byte at the simulator.
 func (b *runner) idle(ctx context.Context) (r readings, err error) {
-	ctx, d, err := b.bed(ctx, false, nil, nil)
+	ctx, d, err := b.simulated(ctx, nil, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close(ctx, &err)
-	if err := d.system.Sim.Restart(ctx); err != nil {
-		return nil, err
-	}
 	if _, err := d.sender(ctx); err != nil {
 		return nil, err
 	}

@@ -17,14 +17,11 @@ import (
 
 // restore measures a start over a ledger of finished notifications: what a sender has after days of work.
 func (b *runner) restore(ctx context.Context) (r readings, err error) {
-	ctx, d, err := b.bed(ctx, false, nil, nil)
+	ctx, d, err := b.simulated(ctx, nil, nil)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close(ctx, &err)
-	if err := d.system.Sim.Restart(ctx); err != nil {
-		return nil, err
-	}
 	// The ledger gets its form, and the first start its cost, from a sender that does a little work.
 	p, err := d.sender(ctx)
 	if err != nil {

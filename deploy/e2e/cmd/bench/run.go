@@ -74,6 +74,18 @@ func (b *runner) bed(ctx context.Context, callbacks bool, sim, sender []string) 
 	return ctx, d, nil
 }
 
+// simulated is bed, with the simulator started and without callbacks.
+func (b *runner) simulated(ctx context.Context, sim, sender []string) (context.Context, *bed, error) {
+	ctx, d, err := b.bed(ctx, false, sim, sender)
+	if err != nil {
+		return ctx, nil, err
+	}
+	if err = d.system.Sim.Restart(ctx); err != nil {
+		d.close(ctx, &err)
+	}
+	return ctx, d, err
+}
+
 // close ends what still runs and removes the topics. It adds to the error that a run ends with.
 func (d *bed) close(ctx context.Context, err *error) {
 	defer d.cancel()
