@@ -9,8 +9,12 @@ import (
 	"github.com/znshub/znshub/services/sender/limit"
 )
 
-// announceEvery is how often it is looked whether there is news for oa.quota.
-const announceEvery = time.Minute
+const (
+	// announceEvery is how often it is looked whether there is news for oa.quota.
+	announceEvery = time.Minute
+	// standIn is how long a refusal is left to the sender that speaks for the OA: it may not have learnt it.
+	standIn = 5 * time.Second
+)
 
 // announcer publishes on oa.quota what others want to know of the limits: when a quota will be used up, and that Zalo
 // refuses everything of an OA.
@@ -71,7 +75,7 @@ func (a *announcer) forecasts(ctx context.Context) {
 }
 
 // refusals tells which OAs Zalo has begun to refuse as a whole, and of which it has taken a message since. Whichever sender
-// has learnt it speaks, unless another has.
+// has learnt it speaks, unless another has; when two do at the same time the same is told twice.
 func (a *announcer) refusals(ctx context.Context) {
 	now := time.Now()
 	for _, o := range a.limits.State(now, 0).OAs {
@@ -80,6 +84,10 @@ func (a *announcer) refusals(ctx context.Context) {
 		switch {
 		case !since.IsZero():
 			if a.told[o.OA].Equal(since) {
+				continue
+			}
+			if stands.IsZero() && !a.mine(o.OA) && now.Sub(since) < standIn {
+				time.AfterFunc(standIn, a.wake)
 				continue
 			}
 			if stands.IsZero() && !a.publish(ctx, o.OA, func() (kafka.Record, error) { return a.tables.refusal(o.OA, since, code, now) }) {

@@ -121,28 +121,50 @@ func TestVirtualQuota(t *testing.T) {
 	})
 }
 
-// TestVirtualForecast: a quota that will be used up before its reset is told once on oa.quota, beside what others know
-// of it, though there are two senders who foresee it.
+// another runs a second sender, as large as the first, until the function that it returns is called.
+func another(t *testing.T, w *world, s *Sender) (stop func()) {
+	t.Helper()
+	other, err := New(service.New("sender", "virtual-2", "test", nil, nil), s.cfg, w.extras)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := other.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(3 * time.Minute)
+	if mine, its := len(s.Status().Partitions), len(other.Status().Partitions); mine == 0 || its == 0 {
+		t.Errorf("the senders have %d and %d partitions: the test does not test", mine, its)
+	}
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// told is what senders have written to oa.quota.
+func (w *world) told() (all []*oav1.Quota) {
+	w.t.Helper()
+	for _, r := range w.read(topic.OAQuota) {
+		m := &oav1.Quota{}
+		if err := kafka.Decode(r, m); err != nil {
+			w.t.Fatal(err)
+		}
+		if kafka.DecodeHeaders(r).Source != "/znshub/test/other" {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// TestVirtualForecast: a quota that will be used up before its reset is told on oa.quota, beside what others know of it, and
+// not twice though there are two senders who foresee it.
 func TestVirtualForecast(t *testing.T) {
 	inVirtualDays(t, 20*time.Second, func(t *testing.T, w *world, s *Sender) {
-		other, err := New(service.New("sender", "virtual-2", "test", nil, nil), s.cfg, w.extras)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		var running sync.WaitGroup
-		running.Go(func() {
-			if err := other.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-		defer running.Wait()
-		defer cancel()
-		time.Sleep(3 * time.Minute)
-		if mine, its := len(s.Status().Partitions), len(other.Status().Partitions); mine == 0 || its == 0 {
-			t.Errorf("the senders have %d and %d partitions: the test does not test", mine, its)
-		}
+		defer another(t, w, s)()
 		w.put(topic.OAQuota, testOA, &oav1.Quota{
 			OaId: testOA, EventTime: timestamppb.Now(), DailyQuota: new(int32(2000)), RemainingQuota: new(int32(2000)), Quality: "HIGH",
 			MonthlyPromotionQuota: new(int32(70)),
@@ -153,25 +175,48 @@ func TestVirtualForecast(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		var told []*oav1.Quota
-		for _, r := range w.read(topic.OAQuota) {
-			m := &oav1.Quota{}
-			if err := kafka.Decode(r, m); err != nil {
-				t.Fatal(err)
-			}
-			if h := kafka.DecodeHeaders(r); h.Source != "/znshub/test/other" {
-				told = append(told, m)
-			}
-		}
-		if len(told) != 1 {
+		told := w.told()
+		if len(told) == 0 || len(told) > 2 {
 			t.Errorf("told %d times: %v", len(told), told)
 			return
+		}
+		if len(told) == 2 && told[1].ExhaustedTime.AsTime().Sub(told[0].ExhaustedTime.AsTime()).Abs() < time.Hour {
+			t.Errorf("told again though it hardly changed: %v", told) // the first is from a few minutes of requests
 		}
 		if f := told[0]; f.Quality != "HIGH" || f.GetMonthlyPromotionQuota() != 70 || f.GetDailyQuota() != 2000 || f.OaId != testOA {
 			t.Errorf("others had told more: %v", f)
 		}
 		if in := told[0].ExhaustedTime.AsTime().Sub(told[0].EventTime.AsTime()); in < 2*time.Hour || in > 5*time.Hour {
 			t.Errorf("used up in %s, want about 3 h", in)
+		}
+	})
+}
+
+// TestVirtualRefusal: that Zalo refuses everything of an OA is told on oa.quota at once and once, beside what others know,
+// though two senders hear it; and that it is over with the first message that is taken.
+func TestVirtualRefusal(t *testing.T) {
+	inVirtualDays(t, 20*time.Second, func(t *testing.T, w *world, s *Sender) {
+		defer another(t, w, s)()
+		w.put(topic.OAQuota, testOA, &oav1.Quota{OaId: testOA, EventTime: timestamppb.Now(), Quality: "HIGH"})
+		w.provider.respond(func(post) answer { return answer{code: -115} })
+		refused := time.Now()
+		for i := range 40 {
+			w.publish(request(string(rune('a' + i))))
+		}
+		time.Sleep(30 * time.Second)
+		told := w.told()
+		if len(told) != 1 || told[0].GetRefusedCode() != -115 || told[0].Quality != "HIGH" || told[0].RefusedTime.AsTime().Sub(refused) > 25*time.Second {
+			t.Errorf("told %v", told)
+			return
+		}
+		time.Sleep(3 * time.Hour)
+		if told := w.told(); len(told) != 1 {
+			t.Errorf("told again at a probe: %v", told[1:])
+		}
+		w.provider.respond(func(post) answer { return answer{} })
+		time.Sleep(80 * time.Minute)
+		if told := w.told(); len(told) != 2 || told[1].RefusedTime != nil || told[1].RefusedCode != 0 || told[1].Quality != "HIGH" {
+			t.Errorf("after a message was taken: %v", told[1:])
 		}
 	})
 }

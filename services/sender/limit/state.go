@@ -19,9 +19,9 @@ type State struct {
 // OAState is the state of one OA.
 type OAState struct {
 	OA       string
-	Window   int     // calls at a time
-	InFlight int     // calls taken and not ended
-	Pace     float64 // calls a second that this process may start; 0: no limit
+	Window   int       // calls at a time
+	InFlight int       // calls taken and not ended
+	Pace     float64   // calls a second that this process may start; 0: no limit
 	Accepted time.Time // the latest message that Zalo took; zero: none yet
 	Closed   []Closing
 	Quotas   []QuotaState
