@@ -245,12 +245,6 @@ func TestVirtualTokenFile(t *testing.T) {
 		})
 		id := w.publish(request("x"))[0]
 		time.Sleep(time.Minute)
-		write("half")
-		time.Sleep(10 * time.Second)
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(10 * time.Second)
 		if got := w.provider.got(""); len(got) != 1 || got[0].Token != "old" {
 			t.Errorf("calls before there is a newer token: %+v", got)
 			return
@@ -259,6 +253,15 @@ func TestVirtualTokenFile(t *testing.T) {
 		time.Sleep(tokensEvery + time.Second)
 		if got := w.provider.got(""); len(got) != 2 || got[1].Token != "new" || len(w.sent(id)) != 1 {
 			t.Errorf("%d zns.sent, calls %+v", len(w.sent(id)), got)
+		}
+		for name, spoil := range map[string]func(){"half written": func() { write("half") }, "away": func() { _ = os.Remove(path) }} {
+			spoil()
+			time.Sleep(10 * time.Second)
+			id := w.publish(request("y"))[0]
+			time.Sleep(10 * time.Second)
+			if len(w.sent(id)) != 1 {
+				t.Errorf("%d zns.sent while the file is %s", len(w.sent(id)), name)
+			}
 		}
 	}, "ZALO_ACCESS_TOKEN="+testOA+"=old")
 }
