@@ -3,12 +3,14 @@ package kafkatest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -53,6 +55,28 @@ func (s *Server) CreateTopic(tb testing.TB, name string, partitions int32, confi
 	})
 	if err := waitLeaders(ctx, admin, name, partitions); err != nil {
 		tb.Fatalf("create topic %s: %v", name, err)
+	}
+}
+
+// DeleteTopic deletes the topic name and waits until the broker does not know it any more: it deletes behind its answer.
+func (s *Server) DeleteTopic(tb testing.TB, name string) {
+	tb.Helper()
+	admin := s.admin(tb)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if _, err := admin.DeleteTopic(ctx, name); err != nil {
+		tb.Fatalf("delete topic %s: %v", name, err)
+	}
+	for {
+		topics, err := admin.ListTopics(ctx, name)
+		if err == nil && errors.Is(topics[name].Err, kerr.UnknownTopicOrPartition) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			tb.Fatalf("delete topic %s: it is still there: %v", name, err)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 

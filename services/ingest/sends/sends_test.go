@@ -226,10 +226,7 @@ func TestReadAgainMadeAnew(t *testing.T) {
 	r.Assign(1)
 	ids := r.sent(50)
 	r.eventually("all indexed", func() bool { return r.Stats().Indexed == 50 })
-	if _, err := kadm.NewClient(r.server.Client(t)).DeleteTopics(t.Context(), r.cfg.Sent); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(500 * time.Millisecond) // the broker deletes behind its answer
+	r.server.DeleteTopic(t, r.cfg.Sent)
 	r.server.CreateTopic(t, r.cfg.Sent, partitions)
 	var err error
 	if r.writer, err = kafka.NewWriter(kgo.SeedBrokers(r.server.Brokers()...)); err != nil { // the other knows the earlier topic

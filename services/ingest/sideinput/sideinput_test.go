@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/znshub/znshub/pkg/kafka"
@@ -199,10 +198,7 @@ func TestMadeAnewWhileAwaited(t *testing.T) {
 	u.follow()
 	u.eventually("the first record", func() bool { return len(u.took) == 1 && u.asked > 0 })
 	time.Sleep(500 * time.Millisecond) // the end of the log is asked for
-	if _, err := kadm.NewClient(u.b.Client(t)).DeleteTopics(t.Context(), u.topic); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(500 * time.Millisecond) // the broker deletes behind its answer
+	u.b.DeleteTopic(t, u.topic)
 	u.b.CreateTopic(t, u.topic, 1)
 	u.write(nil, 0, "c", "d", "e")
 	written := time.Now()
