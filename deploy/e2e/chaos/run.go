@@ -93,23 +93,25 @@ func (s *Stage) report(ctx context.Context, begin time.Time, length time.Duratio
 	}
 }
 
-// settle judges again and again until nothing is broken that time may mend, or too much of it has passed.
+// settle judges again and again until nothing is broken that time may mend, or too much of it has passed. Two looks in a
+// row must find that: nothing may happen any more that breaks it. What is just under way, such as a request whose time
+// has come, may look broken for a moment: one topic is read after another.
 func (s *Stage) settle(ctx context.Context, t *Traffic, healed time.Time, say func(string, ...any)) (*Verdict, error) {
 	var v *Verdict // the latest
-	for {
+	for held := false; ; {
 		look, cancel := context.WithTimeout(ctx, time.Minute)
 		next, err := s.Judge(look, t, healed)
 		cancel()
 		if err == nil {
 			v = next
 		}
-		if err == nil && !v.mayMend() {
-			// Once more after a while: nothing may happen any more that breaks it.
-			sleep(ctx, 3*time.Second)
-			return s.Judge(ctx, t, healed)
-		}
-		if ctx.Err() != nil || time.Since(healed) > settleTime {
+		good := err == nil && !v.mayMend()
+		if good && held || ctx.Err() != nil || time.Since(healed) > settleTime {
 			return v, err
+		}
+		if held = good; held {
+			sleep(ctx, 3*time.Second)
+			continue
 		}
 		if err != nil {
 			say("cannot judge yet: %v", err)
