@@ -100,7 +100,7 @@ func (e *Engine) produce(ctx context.Context, tx *Tx) (refused map[*Unit]error, 
 				if p := tx.touched[r.Partition]; p != nil && r.Topic == e.cfg.Ledger {
 					p.ledgerEnd = r.Offset + 1
 				}
-			case isRecordsOwn(err):
+			case isRecordsOwn(r, err):
 				own[tx.owners[i]] = err
 			case first == nil:
 				first = err

@@ -3,8 +3,10 @@ package stream
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // poisonKey names a unit that the broker refused.
@@ -13,17 +15,18 @@ type poisonKey struct {
 	key       string
 }
 
-// isRecordsOwn reports whether the broker, or the client before it, refuses a record for its own sake: it would be
-// refused again.
-func isRecordsOwn(err error) bool {
+// isRecordsOwn reports whether the broker, or the client before it, refuses r for its own sake: it would be refused again.
+func isRecordsOwn(r *kgo.Record, err error) bool {
 	for _, own := range []error{
-		kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.InvalidTimestamp,
+		kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord,
 	} {
 		if errors.Is(err, own) {
 			return true
 		}
 	}
-	return false
+	// Brokers refuse times of more than an hour ahead. One of about now is no fault of the record: this machine's clock is
+	// wrong, or the broker's, and will be right one day.
+	return errors.Is(err, kerr.InvalidTimestamp) && time.Until(r.Timestamp) > time.Minute
 }
 
 // search finds the unit that the broker refuses, by trying with ever fewer units in a transaction. Half of them go

@@ -3,6 +3,10 @@ package stream
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // The search isolates every culprit, whichever of the two sources it is in, while both sources keep flowing.
@@ -87,5 +91,17 @@ func TestMetadataRoundTrip(t *testing.T) {
 	}
 	if got := parseMetadata(-1, nil); got != (storedOffset{offset: -1}) {
 		t.Errorf("nothing is read as %+v", got)
+	}
+}
+
+// A clock that is wrong makes no record a bad one: what is refused for its time of now is written when the clock is right.
+func TestRefusedForItsTime(t *testing.T) {
+	for ahead, own := range map[time.Duration]bool{-25 * time.Hour: false, 0: false, 30 * time.Second: false, 2 * time.Hour: true} {
+		if got := isRecordsOwn(&kgo.Record{Timestamp: time.Now().Add(ahead)}, kerr.InvalidTimestamp); got != own {
+			t.Errorf("%s ahead: its own fault %v, want %v", ahead, got, own)
+		}
+	}
+	if !isRecordsOwn(&kgo.Record{Timestamp: time.Now()}, kerr.MessageTooLarge) || isRecordsOwn(&kgo.Record{}, kerr.NotLeaderForPartition) {
+		t.Error("a large record is its own fault, a broker that moved is not")
 	}
 }

@@ -250,7 +250,7 @@ func (h *handler) take(u unit, a arrival) {
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_INVALID, advice: znsv1.Advice_ADVICE_ASK_OPERATOR})
 		return
 	}
-	e.state = stateAccepted
+	e.state, e.mine = stateAccepted, true
 	e.history.add(&ledgerv1.Step{TimeMs: now, Kind: ledgerv1.StepKind_STEP_KIND_ACCEPTED, Owner: h.settings.instance})
 	f := p.flowOf(e.flow)
 	if rule := h.heldByID(e.id, u.Now()); rule != nil {

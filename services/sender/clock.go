@@ -126,6 +126,9 @@ func (c *clock) measure(ctx context.Context, r clockRequest) {
 	if at.IsZero() {
 		return
 	}
+	if took := now.Round(0).Sub(r.began.Round(0)); took > maxSkew || took < -maxDrift {
+		return // the clock was set meanwhile, or the answer was late: it proves nothing
+	}
 	was := c.skew > maxSkew
 	// The record was appended between began and now, if the clocks agree.
 	skew := time.Duration(0)

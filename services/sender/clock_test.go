@@ -97,6 +97,23 @@ func TestClock(t *testing.T) {
 				t.Errorf("skew %s: trusted %t, %q", tc.skew, got, c.wrong(time.Now()))
 			}
 		}
+		// The clock was set between a transaction's begin and the measurement: it agrees with both, and proves nothing.
+		for _, began := range []time.Duration{-25 * time.Hour, time.Hour} {
+			mu.Lock()
+			skew = 40 * time.Second
+			mu.Unlock()
+			time.Sleep(measureEvery)
+			c.committed(0, time.Now())
+			synctest.Wait()
+			mu.Lock()
+			skew = min(0, began/2)
+			mu.Unlock()
+			c.committed(0, time.Now().Add(began))
+			synctest.Wait()
+			if c.trusted(time.Now()) {
+				t.Errorf("trusted after a transaction that began %s from now", began)
+			}
+		}
 		stop()
 		wg.Wait()
 	})
@@ -130,5 +147,21 @@ func TestUntrustedClockStopsTheWork(t *testing.T) {
 	c.want(fresh, "done")
 	if len(c.failed(soon)) != 1 || c.ledgerOf(sentID) != nil {
 		t.Error("what was due was not done once the clock is right")
+	}
+}
+
+// TestPolicyAfterAClockWasAhead: what was noted while the clock was a day ahead delays no policy when it is right again.
+func TestPolicyAfterAClockWasAhead(t *testing.T) {
+	r := newReconciler((&fakeCallbacks{}).open, func() {}, testLog())
+	now := time.Now()
+	r.reached(now.Add(25 * time.Hour))
+	r.reached(now)
+	if ahead := fromMs(r.healthySince()).Sub(now); ahead > 0 {
+		t.Errorf("the reader counts as at work %s from now", ahead)
+	}
+	h := &handler{callbacks: r, clock: newClock(nil, nil, testLog())}
+	e := &entry{p: &partition{upSince: ms(now.Add(25 * time.Hour))}, category: care}
+	if at := ms(now); h.mayDecide(e, at) || !h.mayDecide(e, at+settleIn.Milliseconds()) {
+		t.Errorf("a minute after the clock was right again the policy does not act")
 	}
 }

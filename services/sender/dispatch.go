@@ -78,12 +78,12 @@ func (h *handler) launch(u unit, e *entry, permit *limit.Permit) bool {
 	return true
 }
 
-// owner names this program in a step when the step before was another's.
+// owner names this program in a step, unless the step with which the history begins does.
 func (h *handler) owner(e *entry) string {
-	if len(e.open) > 1 || e.attempt > 1 {
-		return h.settings.instance
+	if e.mine && len(e.open) == 1 && e.attempt == 1 {
+		return ""
 	}
-	return ""
+	return h.settings.instance
 }
 
 // dispatcher makes calls, at most so many at a time as the limits say. A slot is free as soon as its call ends, not when

@@ -56,6 +56,7 @@ type entry struct {
 	order    uint64 // hash of its order's key; 0: none
 	collapse uint64 // hash of its collapse_key; 0: none
 	ledger   int64  // offset of its latest ledger record that is committed; 0: none
+	mine     bool   // accepted by this process, and in memory since
 	pins     int    // uncommitted writes, and who else needs it in memory
 	listened bool   // the reconciler listens for its callbacks
 	wanting  bool   // and only a callback can settle an attempt of it

@@ -329,6 +329,7 @@ func (r *reconciler) reached(at time.Time) {
 	if r.lastGood == 0 || now-r.lastGood > reconcileGap.Milliseconds() {
 		r.healthy = now
 	}
+	r.healthy = min(r.healthy, now) // the clock was ahead
 	r.lastGood, r.caughtUp = now, now
 	r.mu.Unlock()
 	r.wake()

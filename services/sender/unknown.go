@@ -136,6 +136,7 @@ func (h *handler) mayDecide(e *entry, now int64) bool {
 	if h.callbacks.passed() < e.decideBy {
 		return false
 	}
+	e.p.upSince = min(e.p.upSince, now) // the clock was ahead
 	return e.category == notificationv1.Category_CATEGORY_OTP ||
 		now-max(e.p.upSince, h.callbacks.healthySince()) >= settleIn.Milliseconds()
 }

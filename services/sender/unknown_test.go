@@ -1,9 +1,14 @@
 package sender
 
 import (
+	"cmp"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
+	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
@@ -241,6 +246,36 @@ func TestOwnerDied(t *testing.T) {
 	c.callback(id, tracking)
 	c.tick(true)
 	c.want(id, "done")
+}
+
+// TestHistoryNamesTheOwner: who has taken a request, and who called, can be told from its history over changes of owner.
+func TestHistoryNamesTheOwner(t *testing.T) {
+	c := newCore(t)
+	c.h.settings.instance = "first"
+	here, r := c.request()
+	c.tick(true, r)
+	later, r := c.request(notBefore(c.now.Add(time.Minute)))
+	c.tick(true, r)
+	intents := func(id uuid.UUID) (owners []string) {
+		accepted := ""
+		for _, s := range c.ledgerOf(id).History {
+			switch s.Kind {
+			case ledgerv1.StepKind_STEP_KIND_ACCEPTED:
+				accepted = s.Owner
+			case ledgerv1.StepKind_STEP_KIND_INTENT:
+				owners = append(owners, cmp.Or(s.Owner, accepted))
+			}
+		}
+		return owners
+	}
+	c = c.successor()
+	c.h.settings.instance = "second"
+	c.pass(2 * time.Minute)
+	c.tick(true) // it is read again
+	c.tick(true)
+	if a, b := intents(here), intents(later); !slices.Equal(a, []string{"first"}) || !slices.Equal(b, []string{"second"}) {
+		t.Errorf("the first called for one, the second for the other; their histories say %q and %q", a, b)
+	}
 }
 
 // TestCallAnsweredForALostPartition: the result of a call whose partition went to another owner changes nothing.

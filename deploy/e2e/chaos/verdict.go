@@ -232,11 +232,13 @@ func (s *scene) checkCauses(id string, e *ledgerv1.Entry) int {
 	intents := map[int32]intent{}
 	owner, any := "", 0
 	for _, step := range e.GetHistory() {
-		owner = cmp.Or(step.GetOwner(), owner)
 		at := time.UnixMilli(step.GetTimeMs())
 		switch step.GetKind() {
+		case ledgerv1.StepKind_STEP_KIND_ACCEPTED:
+			owner = step.GetOwner()
 		case ledgerv1.StepKind_STEP_KIND_INTENT:
-			intents[step.GetAttempt()] = intent{at, cmp.Or(step.GetOwner(), owner)}
+			owner = cmp.Or(step.GetOwner(), owner)
+			intents[step.GetAttempt()] = intent{at, owner}
 		case ledgerv1.StepKind_STEP_KIND_UNKNOWN:
 			any = 1
 			i, ok := intents[step.GetAttempt()]
