@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/pause"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	oav1 "github.com/znshub/znshub/proto/oa/v1"
 	"github.com/znshub/znshub/proto/topic"
@@ -90,7 +91,7 @@ func (t *tables) follow(ctx context.Context, name string, take func(kafka.Record
 				t.log.Info("topic does not exist yet, going on without what it would tell", "topic", name)
 			}
 			missing = true
-			pause(ctx, lookAgain)
+			pause.For(ctx, lookAgain)
 			continue
 		}
 		if err == nil {
@@ -98,7 +99,7 @@ func (t *tables) follow(ctx context.Context, name string, take func(kafka.Record
 		}
 		if ctx.Err() == nil {
 			t.log.Warn("topic cannot be read, trying again", "topic", name, "err", err)
-			pause(ctx, time.Second)
+			pause.For(ctx, time.Second)
 		}
 	}
 }
@@ -125,13 +126,6 @@ func (t *tables) read(ctx context.Context, name string, take func(kafka.Record),
 	}
 	loaded()
 	return r.ReadOn(ctx, each)
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }
 
 func (t *tables) takeTemplate(r kafka.Record) {

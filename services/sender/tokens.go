@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/znshub/znshub/pkg/pause"
 	"github.com/znshub/znshub/services/sender/limit"
 )
 
@@ -63,7 +64,7 @@ func (t *accessTokens) set(byOA map[string]string) {
 // watch looks for newer tokens until ctx ends. What cannot be read leaves the present ones: a file may be half written.
 func (t *accessTokens) watch(ctx context.Context, reload func() (Config, error), wake func()) {
 	for reload != nil && ctx.Err() == nil {
-		pause(ctx, tokensEvery)
+		pause.For(ctx, tokensEvery)
 		cfg, err := reload()
 		if err != nil || ctx.Err() != nil {
 			continue
