@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/znshub/znshub/deploy/e2e/harness"
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 // Perform does what the plan says, from begin on, and returns when the last event is over. When ctx ends it does nothing
@@ -16,7 +17,7 @@ import (
 func (s *Stage) Perform(ctx context.Context, begin time.Time, plan []Event) {
 	var acting sync.WaitGroup
 	for _, e := range plan {
-		if !sleep(ctx, time.Until(begin.Add(e.At))) {
+		if !pause.For(ctx, time.Until(begin.Add(e.At))) {
 			break
 		}
 		acting.Go(func() {
@@ -38,15 +39,6 @@ func (s *Stage) Perform(ctx context.Context, begin time.Time, plan []Event) {
 		})
 	}
 	acting.Wait()
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }
 
 // stopTime bounds a clean stop: the drain, and calls to a broker that is away.
@@ -82,17 +74,17 @@ func (s *Stage) act(ctx context.Context, e Event) (note string, err error) {
 		if err := p.SetClock(e.Skew); err != nil {
 			return "", err
 		}
-		sleep(ctx, e.For)
+		pause.For(ctx, e.For)
 		return "", p.SetClock(0)
 	case BrokerKill:
 		err = s.broker.Kill()
-		sleep(ctx, e.For)
+		pause.For(ctx, e.For)
 		return s.restartBroker(ctx, err)
 	case BrokerPause:
 		if err := s.broker.Pause(); err != nil {
 			return "", err
 		}
-		sleep(ctx, e.For)
+		pause.For(ctx, e.For)
 		return "", s.broker.Resume()
 	case DiskFull:
 		return s.fillDisk(ctx, e)
@@ -120,7 +112,7 @@ func (s *Stage) stopAndStart(ctx context.Context, e Event, stop func(*harness.Pr
 	} else {
 		note = "it did not run: started"
 	}
-	sleep(ctx, e.For)
+	pause.For(ctx, e.For)
 	return note, p.Start()
 }
 
@@ -168,13 +160,13 @@ func (s *Stage) pause(ctx context.Context, e Event, p *harness.Process) (string,
 	if err := p.Pause(); err != nil {
 		return "it did not run", nil //nolint:nilerr // another event has stopped it
 	}
-	sleep(ctx, e.For)
+	pause.For(ctx, e.For)
 	return "", p.Resume()
 }
 
 func weather(ctx context.Context, p *harness.Proxy, e Event) {
 	p.Set(e.Weather)
-	sleep(ctx, e.For)
+	pause.For(ctx, e.For)
 	p.Set(harness.Clear)
 }
 
@@ -199,7 +191,7 @@ func (s *Stage) fillDisk(ctx context.Context, e Event) (string, error) {
 	if err := s.disk.fill(); err != nil {
 		return "", err
 	}
-	sleep(ctx, max(e.For, 5*time.Second))
+	pause.For(ctx, max(e.For, 5*time.Second))
 	died := !s.broker.Running()
 	if err := s.disk.free(); err != nil {
 		return "", err
@@ -218,7 +210,7 @@ func (s *Stage) fault(ctx context.Context, e Event) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sleep(ctx, e.For)
+	pause.For(ctx, e.For)
 	return "", s.Simulator().ClearFault(context.WithoutCancel(admin), id)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/znshub/znshub/deploy/e2e/harness"
+	"github.com/znshub/znshub/pkg/pause"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
@@ -51,7 +52,7 @@ func (s *Stage) hold(ctx context.Context, e Event) (string, error) {
 	o := &order{campaign: e.Campaign, given: time.Now()}
 	said, err := s.zns(ctx, "hold", "--campaign", e.Campaign, "--reason", "chaos", "--timeout", "10s")
 	o.obeyed, o.confirmed = time.Now(), err == nil
-	sleep(ctx, e.For)
+	pause.For(ctx, e.For)
 	o.until = time.Now()
 	s.mu.Lock()
 	s.orders = append(s.orders, o)

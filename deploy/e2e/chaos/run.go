@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/znshub/znshub/deploy/e2e/harness"
+	"github.com/znshub/znshub/pkg/pause"
 )
 
 // Config is one run.
@@ -85,7 +86,7 @@ func Run(ctx context.Context, cfg Config) (*Verdict, error) {
 
 // report prints a line now and then.
 func (s *Stage) report(ctx context.Context, begin time.Time, length time.Duration, t *Traffic, say func(string, ...any)) {
-	for sleep(ctx, 10*time.Second) {
+	for pause.For(ctx, 10*time.Second) {
 		made, confirmed := t.Progress()
 		n := s.Results.Counts()
 		say("%5s of %s: %d records made, %d on the broker; ids: %d ended, %d open, %d delivered; %d things went wrong",
@@ -110,7 +111,7 @@ func (s *Stage) settle(ctx context.Context, t *Traffic, healed time.Time, say fu
 			return v, err
 		}
 		if held = good; held {
-			sleep(ctx, 3*time.Second)
+			pause.For(ctx, 3*time.Second)
 			continue
 		}
 		if err != nil {
@@ -118,7 +119,7 @@ func (s *Stage) settle(ctx context.Context, t *Traffic, healed time.Time, say fu
 		} else {
 			say("%5s after the end: %d equations do not hold yet (%s)", time.Since(healed).Round(time.Second), len(v.Broken), v.Broken[0])
 		}
-		sleep(ctx, 10*time.Second)
+		pause.For(ctx, 10*time.Second)
 	}
 }
 
