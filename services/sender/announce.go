@@ -81,21 +81,21 @@ func (a *announcer) refusals(ctx context.Context) {
 	for _, o := range a.limits.State(now, 0).OAs {
 		since, code := refusal(o)
 		stands := a.tables.refused(o.OA)
+		tell := func() bool {
+			return a.publish(ctx, o.OA, func() (kafka.Record, error) { return a.tables.refusal(o.OA, since, code, now) })
+		}
 		switch {
-		case !since.IsZero():
-			if a.told[o.OA].Equal(since) {
-				continue
+		case since.IsZero():
+			if !stands.IsZero() && o.Accepted.After(stands) {
+				tell() // it is over
 			}
-			if stands.IsZero() && !a.mine(o.OA) && now.Sub(since) < standIn {
-				time.AfterFunc(standIn, a.wake)
-				continue
-			}
-			if stands.IsZero() && !a.publish(ctx, o.OA, func() (kafka.Record, error) { return a.tables.refusal(o.OA, since, code, now) }) {
-				continue
-			}
+		case a.told[o.OA].Equal(since):
+		case !stands.IsZero(): // by another
 			a.told[o.OA] = since
-		case !stands.IsZero() && o.Accepted.After(stands):
-			a.publish(ctx, o.OA, func() (kafka.Record, error) { return a.tables.refusal(o.OA, time.Time{}, 0, now) })
+		case !a.mine(o.OA) && now.Sub(since) < standIn:
+			time.AfterFunc(standIn, a.wake)
+		case tell():
+			a.told[o.OA] = since
 		}
 	}
 }
