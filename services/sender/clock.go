@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 // clock guards against a wall clock that is wrong. Expiry, deadlines and the dedupe window are times of day, kept in
@@ -146,7 +148,7 @@ func (c *clock) measure(ctx context.Context, r clockRequest) {
 }
 
 // probeClock rewrites one waiting entry as it is: its commit shows the broker's time. Without a trusted clock that is
-// the only thing that may be done.
+// the only thing that may be done. Where nothing waits but an operator for an answer, it rewrites what was obeyed.
 func (h *handler) probeClock(tx tick) {
 	now := tx.Now()
 	if h.probed.Add(time.Second).After(now) {
@@ -154,8 +156,14 @@ func (h *handler) probeClock(tx tick) {
 	}
 	for _, id := range tx.Partitions() {
 		p := h.partition(id)
+		if tx.Closing(id) || tx.Full() {
+			continue
+		}
 		r := p.anyWaiting()
-		if r == 0 || tx.Closing(id) || tx.Full() {
+		if r == 0 {
+			if r := p.obeyed.round; r != nil && r.open > 0 && h.rewriteAck(tx, p) {
+				return
+			}
 			continue
 		}
 		e := p.entries[r]
@@ -172,4 +180,17 @@ func (h *handler) probeClock(tx tick) {
 		u.OnCommit(func() { h.clock.committed(id, now) })
 		return
 	}
+}
+
+// rewriteAck writes what p has obeyed as it stands in the ledger.
+func (h *handler) rewriteAck(tx tick, p *partition) bool {
+	u := tx.Unit(p.id, "control")
+	if u == nil {
+		return false
+	}
+	now := tx.Now()
+	h.probed = now
+	u.Ledger(control.AckKey, p.obeyed.ack.Encode())
+	u.OnCommit(func() { h.clock.committed(p.id, now) })
+	return true
 }

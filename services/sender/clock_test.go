@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 func testLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -143,6 +144,32 @@ func TestUntrustedClockStopsTheWork(t *testing.T) {
 	if len(c.failed(soon)) != 1 || c.ledgerOf(sentID) != nil {
 		t.Error("what was due was not done once the clock is right")
 	}
+}
+
+// TestOperatorIsAnsweredWhileNothingWaits: a sender that has not written anything yet, and so never compared its clock,
+// does so for an operator's command.
+func TestOperatorIsAnsweredWhileNothingWaits(t *testing.T) {
+	c := newCore(t)
+	o := c.listen()
+	c.h.clock.off = false // never compared
+	cmd := o.give(again, control.All())
+	c.tick(false)
+	c.pass(time.Second)
+	c.tick(true)
+	select {
+	case r := <-c.h.clock.requests:
+		if last := c.ledger[r.partition]; len(last) != 1 || string(last[0].Key) != control.AckKey {
+			t.Errorf("the clock is compared with the last of %v", last)
+		}
+	default:
+		t.Fatal("nothing was written to compare the clock with")
+	}
+	if ack := c.acks()[0]; ack.Position.Next != nil {
+		t.Errorf("answered before the clock is known: %+v", ack)
+	}
+	c.h.clock.off = true
+	c.tick(true)
+	o.obeyed(cmd)
 }
 
 // TestPolicyAfterAClockWasAhead: what was noted while the clock was a day ahead delays no policy when it is right again.

@@ -66,7 +66,7 @@ func newCore(t testing.TB, change ...func(*Config)) *core {
 	}
 	s.of(service.New("sender", "test", "default", nil, nil))
 	s.partitions = func() int32 { return 2 }
-	c := &core{t: t, now: time.Now(), ledger: map[int32][]kafka.Record{}, ends: map[int32]int64{}, poison: map[string]error{}, close: map[int32]bool{}}
+	c := &core{t: t, now: morning(), ledger: map[int32][]kafka.Record{}, ends: map[int32]int64{}, poison: map[string]error{}, close: map[int32]bool{}}
 	h := &handler{
 		settings: s, log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry()), parts: map[int32]*partition{},
 		rules:  rules{unresolvedAfter: cfg.UnresolvedAfter.Milliseconds(), orderWait: cfg.OrderWait.Milliseconds(), watch: watchFailed.Milliseconds()},
@@ -86,6 +86,16 @@ func newCore(t testing.TB, change ...func(*Config)) *core {
 	c.h = h
 	c.own(0, 1)
 	return c
+}
+
+// morning is the next nine o'clock in Vietnam: promotions may go out, whenever the test runs.
+func morning() time.Time {
+	now := time.Now()
+	at := time.Date(now.Year(), now.Month(), now.Day(), 2, 0, 0, 0, time.UTC)
+	for at.Before(now) {
+		at = at.Add(24 * time.Hour)
+	}
+	return now.Add(at.Sub(now))
 }
 
 // readLedger is what the engine would read back.

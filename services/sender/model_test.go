@@ -155,7 +155,10 @@ func (m *model) request(t *rapid.T) kafka.Record {
 // there is room, nothing lost and nothing started twice.
 func TestScheduleIsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c := newCore(t, func(cfg *Config) { cfg.MaxInFlight = 5 })
+		c := newCore(t, func(cfg *Config) {
+			cfg.MaxInFlight = 5
+			cfg.Hours = CategoryHours{} // gates are the model's
+		})
 		m := &model{T: rt, c: c, by: map[uuid.UUID]*wanted{}, seen: map[*wanted]bool{}}
 		m.gates = &shutGates{shut: map[limit.Flow]limit.Hold{}}
 		c.h.gates, c.h.pace = []gate{m.gates}, nil
