@@ -23,7 +23,15 @@ func (h *handler) heldByID(id uuid.UUID, now time.Time) *limit.Hold {
 // cancelledBy is the operator's command that ends e before it is sent; nil: none. It comes too late for one that may
 // have been sent.
 func (h *handler) cancelledBy(e *entry, now time.Time) *control.Command {
-	if h.control == nil || len(e.open) > 0 {
+	if len(e.open) > 0 {
+		return nil
+	}
+	return h.calledBack(e, now)
+}
+
+// calledBack is the operator's command that e is not wanted any longer, whether it was sent or not; nil: none.
+func (h *handler) calledBack(e *entry, now time.Time) *control.Command {
+	if h.control == nil {
 		return nil
 	}
 	return h.control.View().Cancelled(now, fromMs(e.requested), e.id, e.flow)

@@ -116,7 +116,12 @@ func (h *handler) dueUnknown(tx tick, e *entry, now int64) bool {
 		u.OnCommit(h.metrics.unresolved.Inc)
 		return true
 	}
-	if e.policy == znsv1.UnknownPolicy_UNKNOWN_POLICY_RESEND && now <= e.expire {
+	f := failure{reason: znsv1.FailureReason_FAILURE_REASON_UNRESOLVED, code: e.code, advice: znsv1.Advice_ADVICE_TRY_OTHER_CHANNEL}
+	switch cancel := h.calledBack(e, u.Now()); {
+	case e.policy != znsv1.UnknownPolicy_UNKNOWN_POLICY_RESEND || now > e.expire:
+	case cancel != nil:
+		f.advice, f.before = znsv1.Advice_ADVICE_ASK_OPERATOR, func() { e.history.add(stepOf(cancel, now)) }
+	default:
 		h.update(u, e, func() { e.state, e.reason, e.until = stateAccepted, 0, 0 })
 		u.OnCommit(func() {
 			h.metrics.resent.Inc()
@@ -124,9 +129,7 @@ func (h *handler) dueUnknown(tx tick, e *entry, now int64) bool {
 		})
 		return true
 	}
-	h.fail(u, e, failure{
-		reason: znsv1.FailureReason_FAILURE_REASON_UNRESOLVED, code: e.code, advice: znsv1.Advice_ADVICE_TRY_OTHER_CHANNEL,
-	})
+	h.fail(u, e, f)
 	return true
 }
 
