@@ -20,6 +20,10 @@ const (
 	// On the group's offsets the transactions of all members pass, and a slow broker makes healthy ones long: fencing
 	// those would make a slow group a dead one.
 	offsetsSeenFor = callTimeout + time.Second
+	// A transaction in the ledger whose producer has written nothing for so long is a dead owner's: a living one ends
+	// its tick or gives it up. The brokers' clock tells, so a wrong one of this machine makes it wait, or fence early,
+	// which costs the living a tick.
+	abandonedFor = callTimeout / 2
 )
 
 // openTxn is a transaction that somebody has open on a partition.
@@ -116,7 +120,8 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]wait, seen
 				if seen[tx].IsZero() {
 					seen[tx] = time.Now()
 				}
-				if !late || time.Since(seen[tx]) < patience || ended[tx] {
+				abandoned := t.Topic == e.cfg.Ledger && time.Since(time.UnixMilli(producer.LastTimestamp)) >= abandonedFor
+				if !abandoned && (!late || time.Since(seen[tx]) < patience) || ended[tx] {
 					continue
 				}
 				if err := e.endTransactionOf(ctx, tx, t.Topic, p.Partition); err != nil {
