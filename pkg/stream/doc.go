@@ -57,8 +57,9 @@
 //   - The brokers answer EndTxn before they have written the markers, and make the next transaction of the same
 //     transactional id wait for them, 20 ms at a time. So two ids take turns. Their transactions do not overlap: the
 //     next begins when the one before is confirmed.
-//   - A dead owner's open transaction holds its successor up. After 1.5 s its producer is fenced by one
-//     InitProducerID with its transactional id. A second one could fence a living process, so there is none.
+//   - A dead owner's open transaction holds its successor up. Once its producer has been silent for
+//     2.5 s, or the successor has waited for 1.5 s, it is fenced by one InitProducerID with its transactional id. A second
+//     one could fence a living process, so there is none.
 //   - A client that could not abort still holds records of the transaction, and sends them when the broker is back:
 //     nobody would end that. It is closed at once, and its successor asks for a producer id before anything else.
 //   - A broker that is away ends no session; the coordinator begins them anew. The client must not give up its
