@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -9,11 +10,15 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/znshub/znshub/deploy/e2e/chaos"
 	"github.com/znshub/znshub/deploy/e2e/harness"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest/local"
 	"github.com/znshub/znshub/pkg/stream"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	"github.com/znshub/znshub/services/cli/explain"
 )
 
 // telling are the steps of the fast lane: between each two of them lies another state of the world.
@@ -176,8 +181,13 @@ func TestClockIsSet(t *testing.T) {
 	in.wait(time.Minute, "the first requests", func(n harness.Counts) bool { return n.Delivered == load.Total })
 	in.must(p.SetClock(10 * time.Minute))
 	in.must(waitUntil(in.within(20*time.Second), func() bool { return p.ReadyNow(in.within(time.Second)) != nil }))
-	more := &harness.Load{Seed: 6, Total: 50}
-	_, err = more.Publish(in.within(time.Minute), in.brokers)
+	notBefore := time.Now().Add(15 * time.Second)
+	more := &harness.Load{Seed: 6, Total: 50, Change: func(i int, r *notificationv1.NotificationRequested) {
+		if i == 0 {
+			r.NotBefore = timestamppb.New(notBefore)
+		}
+	}}
+	requests, err := more.Publish(in.within(time.Minute), in.brokers)
 	in.must(err)
 	time.Sleep(5 * time.Second)
 	if n := in.totals().Requests; n != load.Total {
@@ -185,4 +195,19 @@ func TestClockIsSet(t *testing.T) {
 	}
 	in.must(p.SetClock(0))
 	in.wait(time.Minute, "the others once the clock is right", func(n harness.Counts) bool { return n.Delivered == load.Total+more.Total })
+	for _, c := range in.calls() {
+		if c.ID == requests[0].ID && c.Time.Before(notBefore) {
+			t.Errorf("called %s before its not_before", notBefore.Sub(c.Time))
+		}
+	}
+	out, errs, code := in.zns("explain", requests[1].ID, "--json")
+	var story explain.Story
+	if err := json.Unmarshal([]byte(out), &story); err != nil || code != 0 || len(story.Lines) < 3 {
+		t.Fatalf("zns explain: exit code %d, %v\n%s%s", code, err, out, errs)
+	}
+	for _, l := range story.Lines {
+		if l.Time.After(time.Now()) {
+			t.Errorf("%s %s: a wrong clock tells", l.Time, l.Label)
+		}
+	}
 }

@@ -41,6 +41,9 @@ type Config struct {
 	// that does it and under its locks: it must not block, and not call the Engine but for Wake and Status.
 	Step func(Step)
 
+	// Now is the time of day of ticks; default [time.Now], whose monotonic reading it must keep.
+	Now func() time.Time
+
 	// Pulse, for simulations of weeks in virtual time, is how often an idle member does something: the most between two
 	// heartbeats and between two ticks, and half of it between two looks for what holds a partition up and for a fetch to
 	// wait. Default 1 s; with a longer one SessionTimeout must be at least three times as long.
@@ -125,6 +128,9 @@ func New(cfg Config) (*Engine, error) {
 	cfg.SessionTimeout = or(cfg.SessionTimeout, 6*time.Second)
 	cfg.TransactionTimeout = or(cfg.TransactionTimeout, 10*time.Second)
 	cfg.DrainTimeout = or(cfg.DrainTimeout, 15*time.Second)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	cfg.Pulse = or(cfg.Pulse, time.Second)
 	cfg.inputEvery = or(cfg.inputEvery, max(5*time.Second, cfg.Pulse))
 	cfg.inputHeldFor = or(cfg.inputHeldFor, 30*time.Second)

@@ -74,7 +74,7 @@ func (e *Engine) tick(ctx context.Context) (wait, backoff time.Duration) {
 	wait = e.cfg.Pulse
 	if e.search.takesWork() {
 		if next := e.cfg.Handler.Work(tx); !next.IsZero() {
-			wait = min(wait, max(0, time.Until(next)))
+			wait = min(wait, max(0, next.Sub(e.cfg.Now())))
 		}
 	} else {
 		more = true
@@ -106,7 +106,7 @@ func (e *Engine) backoff() time.Duration {
 // begin makes an empty transaction of the partitions that take part.
 func (e *Engine) begin() *Tx {
 	tx := &Tx{
-		e: e, now: time.Now(), parts: make(map[int32]*part, len(e.parts)), limit: e.search.limit(),
+		e: e, now: e.cfg.Now(), parts: make(map[int32]*part, len(e.parts)), limit: e.search.limit(),
 		touched: map[int32]*part{}, accepted: map[*part]intake{},
 	}
 	for _, p := range e.sorted() {

@@ -111,7 +111,7 @@ func (h *handler) accept(u unit, r kafka.Record) {
 		}
 		h.deadLetter(u, r, broken.reason, broken.message, broken.field, true)
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_INVALID, advice: znsv1.Advice_ADVICE_FIX_REQUEST, violations: violations(invalid, broken)})
-	case h.clock.trusted(u.Now()) && (now-a.e.requested > h.settings.maxAge.Milliseconds() || now > a.e.expire):
+	case h.clock.trusted() && (now-a.e.requested > h.settings.maxAge.Milliseconds() || now > a.e.expire):
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_EXPIRED, advice: znsv1.Advice_ADVICE_TRY_LATER})
 	case !h.settings.allows(req.GetRecipient().GetPhone()):
 		h.refuse(u, a, failure{reason: znsv1.FailureReason_FAILURE_REASON_NOT_ALLOWED, advice: znsv1.Advice_ADVICE_ASK_OPERATOR})
@@ -208,7 +208,7 @@ func (h *handler) misplaced(u unit, r kafka.Record, to int32) {
 func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, req *notificationv1.NotificationRequested) arrival {
 	now := ms(u.Now())
 	e := &entry{id: id, p: p, offset: r.Offset, hash: notification.PayloadHash(req), category: h.category(req)}
-	trusted := h.clock.trusted(u.Now())
+	trusted := h.clock.trusted()
 	// A record's time is the producer's word: a clock that is ahead must not lengthen a life.
 	if e.requested = ms(r.Time); trusted {
 		e.requested = min(e.requested, now)
@@ -221,7 +221,10 @@ func (h *handler) arrival(u unit, p *partition, r kafka.Record, id uuid.UUID, re
 			}
 		}
 	}
-	e.accepted = max(now, p.lastAccepted)
+	if e.accepted = now; !trusted {
+		e.accepted = min(now, e.requested) // else those to come would seem to be accepted tomorrow too
+	}
+	e.accepted = max(e.accepted, p.lastAccepted)
 	e.expire = ms(notification.Expiry(req, fromMs(e.requested), func(notificationv1.Category) time.Duration { return h.settings.defaultTTL(e.category) }))
 	if maxAge := h.settings.maxAge.Milliseconds(); !trusted && now-e.requested > maxAge {
 		// Whether it is too old is not known: when the clock is right its timer tells.
@@ -292,7 +295,7 @@ func (h *handler) startNow(u unit, e *entry, f *flow) bool {
 	if e.state != stateAccepted || f.place == 0 || f.parked || f.ready() != 1 || f.first(&e.p.slots) != e.ref {
 		return false
 	}
-	if h.dispatch.room() <= h.uncommitted || !h.clock.trusted(u.Now()) || !h.onlyOpen(f) {
+	if h.dispatch.room() <= h.uncommitted || !h.clock.trusted() || !h.onlyOpen(f) {
 		return false
 	}
 	permit, ok := h.takePace(e.p, f, u.Now())

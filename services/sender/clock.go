@@ -16,7 +16,8 @@ import (
 // The broker's time is the append time of this program's own ledger records: right after a commit the latest record
 // of the partition was appended between the tick's begin and now. A measurement holds until the wall clock is set,
 // which shows in its distance from the monotonic one, and is repeated every ten seconds while there are commits.
-// Before the first one nothing is trusted; the first accepted request makes it.
+// Before the first one nothing is trusted; the first accepted request makes it. After a good one the time of day goes on
+// by the monotonic clock while the wall clock is wrong: outcomes and new requests are still taken and say when.
 type clock struct {
 	latest func(ctx context.Context, partition int32) (time.Time, error) // append time of the latest ledger record
 	wake   func()
@@ -24,6 +25,7 @@ type clock struct {
 
 	mu       sync.Mutex // guards what follows
 	measured time.Time  // with both readings; zero: never
+	good     time.Time  // the latest measurement that was good
 	skew     time.Duration
 	asking   bool
 	asked    time.Time
@@ -47,13 +49,25 @@ func newClock(latest func(context.Context, int32) (time.Time, error), wake func(
 	return &clock{latest: latest, wake: wake, log: log, requests: make(chan clockRequest, 1)}
 }
 
-// trusted reports whether the wall clock may be acted upon.
-func (c *clock) trusted(now time.Time) bool { return c.problem(now) == "" }
-
-// problem says why the clock is not trusted; empty: it is.
-func (c *clock) problem(now time.Time) string {
+// now is the time of day, with the monotonic reading of time.Now.
+func (c *clock) now() time.Time {
+	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.off || c.good.IsZero() || drift(c.good, now) <= maxDrift {
+		return now
+	}
+	return c.good.Add(now.Sub(c.good))
+}
+
+// trusted reports whether the wall clock may be acted upon.
+func (c *clock) trusted() bool { return c.problem() == "" }
+
+// problem says why the clock is not trusted; empty: it is.
+func (c *clock) problem() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
 	switch {
 	case c.off:
 		return ""
@@ -68,14 +82,14 @@ func (c *clock) problem(now time.Time) string {
 }
 
 // wrong says why the program is not ready; empty: it is. A clock that was not compared yet is no reason.
-func (c *clock) wrong(now time.Time) string {
+func (c *clock) wrong() string {
 	c.mu.Lock()
 	never := c.measured.IsZero()
 	c.mu.Unlock()
 	if never {
 		return ""
 	}
-	return c.problem(now)
+	return c.problem()
 }
 
 // drift is how far wall and monotonic clock went apart between two readings.
@@ -139,7 +153,9 @@ func (c *clock) measure(ctx context.Context, r clockRequest) {
 	} else if d := at.Sub(now.Round(0)); d > 0 {
 		skew = d
 	}
-	c.measured, c.skew = now, skew
+	if c.measured, c.skew = now, skew; skew <= maxSkew {
+		c.good = now
+	}
 	if bad := skew > maxSkew; bad && !was {
 		c.log.Error("clock differs from the broker's: nothing is started, expired or forgotten until it is right", "skew", skew.String())
 	} else if was && !bad {

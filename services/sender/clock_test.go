@@ -9,7 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/znshub/znshub/pkg/kafka"
+	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/services/sender/control"
 )
 
@@ -81,7 +84,7 @@ func TestClock(t *testing.T) {
 		ctx, stop := contextWithStop(t)
 		var wg sync.WaitGroup
 		wg.Go(func() { c.run(ctx) })
-		if c.trusted(time.Now()) || c.wrong(time.Now()) != "" {
+		if c.trusted() || c.wrong() != "" {
 			t.Error("before the first comparison: not trusted, but no reason not to be ready")
 		}
 		for _, tc := range []struct {
@@ -94,8 +97,8 @@ func TestClock(t *testing.T) {
 			time.Sleep(measureEvery)
 			c.committed(0, time.Now())
 			synctest.Wait()
-			if got := c.trusted(time.Now()); got != tc.ok || (c.wrong(time.Now()) == "") != tc.ok {
-				t.Errorf("skew %s: trusted %t, %q", tc.skew, got, c.wrong(time.Now()))
+			if got := c.trusted(); got != tc.ok || (c.wrong() == "") != tc.ok {
+				t.Errorf("skew %s: trusted %t, %q", tc.skew, got, c.wrong())
 			}
 		}
 		// The clock was set a day ahead between a transaction's begin and the measurement: the broker's time is between them.
@@ -107,7 +110,7 @@ func TestClock(t *testing.T) {
 			c.committed(0, time.Now().Add(-s.took))
 			synctest.Wait()
 		}
-		if c.trusted(time.Now()) {
+		if c.trusted() {
 			t.Error("trusted after a measurement that proves nothing")
 		}
 		stop()
@@ -170,6 +173,53 @@ func TestOperatorIsAnsweredWhileNothingWaits(t *testing.T) {
 	c.h.clock.off = true
 	c.tick(true)
 	o.obeyed(cmd)
+}
+
+// TestAcceptedWhileTheClockIsAhead: what comes in while the clock is a day ahead waits no longer, and no shorter, than it
+// would have otherwise, and so does what comes in afterwards.
+func TestAcceptedWhileTheClockIsAhead(t *testing.T) {
+	c := newCore(t)
+	c.listen()
+	c.pass(14 * time.Hour) // 23:00 in Vietnam
+	now, half := c.now, c.now.Add(30*time.Minute)
+	c.h.clock.off, c.h.clock.measured, c.h.clock.skew = false, c.now, 25*time.Hour
+	var records []kafka.Record
+	var ids []uuid.UUID
+	come := func() {
+		for _, change := range [][]func(*notificationv1.NotificationRequested){
+			{ofCategory(plain)}, {notBefore(half)}, {ofCategory(promotion)}, {ofCategory(promotion), notBefore(now.Add(time.Second))},
+		} {
+			id, r := c.request(append(change, ttl(48*time.Hour))...)
+			r.Time = now
+			ids, records = append(ids, id), append(records, r)
+		}
+	}
+	come()
+	c.pass(25 * time.Hour)
+	c.tick(true, records...)
+	c.pass(-25 * time.Hour)
+	c.h.clock.off = true
+	records = nil
+	come()
+	c.tick(true, records...)
+	c.engine(4 * tellAfter)
+	for i, want := range []string{"SENDING(1)", "HELD(not_before)", "HELD(hours)", "HELD(hours)"} {
+		c.want(ids[i], want)
+		c.want(ids[i+4], want)
+		if e := c.entryOf(ids[i]); e.accepted > ms(c.now) {
+			t.Errorf("%s: accepted %s from now", want, fromMs(e.accepted).Sub(c.now))
+		}
+	}
+	c.engine(half.Sub(c.now))
+	c.want(ids[1], "SENDING(1)")
+	c.want(ids[5], "SENDING(1)")
+	for len(c.calls) > 0 {
+		c.answer(c.calls[0].e.id, accepted("m"))
+	}
+	c.engine(8 * time.Hour)
+	for _, i := range []int{2, 3, 6, 7} {
+		c.want(ids[i], "SENDING(1)")
+	}
 }
 
 // TestPolicyAfterAClockWasAhead: what was noted while the clock was a day ahead delays no policy when it is right again.

@@ -220,10 +220,11 @@ func (h *handler) version() (v uint64) {
 	return v
 }
 
-// isOpen asks the gates about f, at most once in a tick while nothing changes.
+// isOpen asks the gates about f, at most once in a tick while nothing changes. What they said to a clock that was ahead
+// does not count.
 func (h *handler) isOpen(f *flow, now time.Time) bool {
 	at, version := ms(now), h.version()
-	if f.asked != 0 && f.version == version && (f.asked == at || f.closed && (f.hold.Until.IsZero() || at < msUp(f.hold.Until))) {
+	if f.asked != 0 && f.version == version && (f.asked == at || f.closed && f.asked < at && (f.hold.Until.IsZero() || at < msUp(f.hold.Until))) {
 		return !f.closed
 	}
 	was := f.closed
@@ -234,7 +235,7 @@ func (h *handler) isOpen(f *flow, now time.Time) bool {
 			break
 		}
 	}
-	if f.closed && !was {
+	if f.closed && (!was || f.closedAt > at) {
 		f.closedAt = at
 	}
 	return !f.closed

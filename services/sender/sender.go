@@ -146,7 +146,7 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	if s.engine, err = stream.New(stream.Config{
 		Client: client, Group: cfg.Group, Input: cfg.Topic, Ledger: settings.ledgerTopic, InstanceID: svc.Instance,
 		Handler: h, Log: svc.Log, DrainTimeout: cfg.RequestTimeout + launchWithin, Step: h.metrics.commits(extras.Step),
-		GroupProtocol: cfg.GroupProtocol, Pulse: extras.Pulse, SessionTimeout: 3 * extras.Pulse,
+		GroupProtocol: cfg.GroupProtocol, Now: h.clock.now, Pulse: extras.Pulse, SessionTimeout: 3 * extras.Pulse,
 	}); err != nil {
 		s.topics.Close()
 		s.admin.Close()
@@ -227,7 +227,7 @@ func (s *Sender) Ready() error {
 			return fmt.Errorf("partition %d is stopped: %w", p.Partition, p.Err)
 		}
 	}
-	if why := s.h.clock.wrong(time.Now()); why != "" {
+	if why := s.h.clock.wrong(); why != "" {
 		return errors.New(why)
 	}
 	return s.control.Ready(time.Now())

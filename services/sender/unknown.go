@@ -24,7 +24,7 @@ const settleIn = 60 * time.Second
 // from when the call was over for certain.
 func (h *handler) becomeUnknown(e *entry, cause znsv1.UnknownCause, code, duration int32, now int64) {
 	intent := e.open[len(e.open)-1].intent
-	if now = max(now, intent); !h.clock.trusted(fromMs(now)) {
+	if now = max(now, intent); !h.clock.trusted() {
 		now = min(now, intent+minResolve.Milliseconds())
 	}
 	e.state, e.reason, e.until = stateUnknown, 0, 0
