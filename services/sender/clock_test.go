@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/services/sender/control"
 )
@@ -170,6 +172,58 @@ func TestOperatorIsAnsweredWhileNothingWaits(t *testing.T) {
 	c.h.clock.off = true
 	c.tick(true)
 	o.obeyed(cmd)
+}
+
+// TestClockIsComparedWhileNothingWaits: a sender that has nothing to send, and no traffic that shows the broker's time,
+// compares its clock for what depends on it: what is to be forgotten fills the memory, and who is not ready gets nothing
+// to do. Else it writes nothing.
+func TestClockIsComparedWhileNothingWaits(t *testing.T) {
+	for name, tc := range map[string]struct {
+		wanted bool
+		given  func(c *core)
+	}{
+		"nothing to do": {false, func(*core) {}},
+		"nothing to forget yet": {false, func(c *core) {
+			c.h.partition(1).finished.Add(uuid.New(), 0, 1, ms(c.now.Add(-time.Hour)))
+		}},
+		"memory full of what is to be forgotten": {true, func(c *core) {
+			c.h.settings.memory = 1 << 20
+			for i := range int64(40_000) {
+				c.h.partition(1).finished.Add(uuid.New(), 0, i, ms(c.now.Add(-c.h.settings.dedupe-time.Hour)))
+			}
+			c.h.measure()
+			if !c.h.Full(1) {
+				t.Fatal("the memory is not full")
+			}
+		}},
+		"it was wrong": {true, func(c *core) { c.h.clock.measured, c.h.clock.skew = c.now, time.Hour }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			c.listen()
+			c.h.clock.off = false // never compared
+			tc.given(c)
+			c.tick(true) // says what was obeyed of zns.control
+			compared := false
+			for range 3 {
+				c.pass(time.Second)
+				c.tick(true)
+				select {
+				case <-c.h.clock.requests:
+					compared = true
+				default:
+				}
+			}
+			if compared != tc.wanted {
+				t.Errorf("the clock is compared: %t, want %t", compared, tc.wanted)
+			}
+			c.h.clock.off = true // it is right
+			c.ticks(100)
+			if c.h.Full(1) {
+				t.Errorf("nothing is accepted: %d are remembered", c.h.partition(1).finished.Len())
+			}
+		})
+	}
 }
 
 // TestPolicyAfterAClockWasAhead: what was noted while the clock was a day ahead delays no policy when it is right again.
