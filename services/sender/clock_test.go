@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/services/sender/control"
 )
 
@@ -223,6 +224,24 @@ func TestClockIsComparedWhileNothingWaits(t *testing.T) {
 				t.Errorf("nothing is accepted: %d are remembered", c.h.partition(1).finished.Len())
 			}
 		})
+	}
+}
+
+// TestStandbyIsReady: a sender without a ledger partition has nothing that could be wrong by its clock, and could not
+// compare it.
+func TestStandbyIsReady(t *testing.T) {
+	c := newCore(t)
+	s := &Sender{h: c.h, control: control.New(control.Config{})}
+	c.h.clock.off, c.h.clock.measured, c.h.clock.skew = false, time.Now(), time.Hour
+	rules := s.control.Ready(time.Now())
+	for _, tc := range []struct {
+		parts []stream.PartitionStatus
+		ready bool
+	}{{nil, true}, {[]stream.PartitionStatus{{Partition: 2, FrontDoor: true, Ready: true}}, true}, {[]stream.PartitionStatus{{Ready: true}}, false}} {
+		err := s.ready(stream.Status{Joined: true, Partitions: tc.parts})
+		if ready := err.Error() == rules.Error(); ready != tc.ready { // the rules were not read here
+			t.Errorf("%+v: %v", tc.parts, err)
+		}
 	}
 }
 
