@@ -140,7 +140,7 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Sender, error) {
 	h.clock = newClock(s.latestAppend, wake, svc.Log)
 	s.control = control.New(control.Config{Client: client, Wake: wake, Invalid: func() { h.operators.invalid.Inc() }, Log: svc.Log, Pulse: extras.Pulse})
 	h.control, h.operators, h.gates = s.control, newOperatorMetrics(svc.Registry, s.control), append(h.gates, s.control)
-	h.releaseFlows = func(oa string) int { return h.limits.Release(oa, "") }
+	h.releaseFlows = h.limits.Release
 	s.h = h
 	svc.Ready("sender", s.Ready)
 	if s.engine, err = stream.New(stream.Config{
