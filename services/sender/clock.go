@@ -164,7 +164,7 @@ func (c *clock) measure(ctx context.Context, r clockRequest) {
 }
 
 // probeClock rewrites one waiting entry as it is: its commit shows the broker's time. Without a trusted clock that is
-// the only thing that may be done. Where nothing waits but an operator for an answer, it rewrites what was obeyed.
+// the only thing that may be done. Where nothing waits and the clock is wanted all the same, it rewrites what was obeyed.
 func (h *handler) probeClock(tx tick) {
 	now := tx.Now()
 	if h.probed.Add(time.Second).After(now) {
@@ -177,7 +177,7 @@ func (h *handler) probeClock(tx tick) {
 		}
 		r := p.anyWaiting()
 		if r == 0 {
-			if r := p.obeyed.round; r != nil && r.open > 0 && h.rewriteAck(tx, p) {
+			if h.idleWantsClock(p, now) && h.rewriteAck(tx, p) {
 				return
 			}
 			continue
@@ -196,6 +196,19 @@ func (h *handler) probeClock(tx tick) {
 		u.OnCommit(func() { h.clock.committed(id, now) })
 		return
 	}
+}
+
+// idleWantsClock reports whether the clock must be known though nothing of p waits: for an operator's command, for what
+// is to be forgotten, which may be what fills the memory, or because this program is not ready before.
+func (h *handler) idleWantsClock(p *partition, now time.Time) bool {
+	if !p.obeyed.known {
+		return false // there is nothing to rewrite
+	}
+	if r := p.obeyed.round; r != nil && r.open > 0 {
+		return true
+	}
+	done, ok := p.finished.Front()
+	return ok && done.Finished+h.settings.dedupe.Milliseconds() <= ms(now) || h.clock.wrong() != ""
 }
 
 // rewriteAck writes what p has obeyed as it stands in the ledger.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/stream"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/services/sender/control"
 )
@@ -219,6 +220,76 @@ func TestAcceptedWhileTheClockIsAhead(t *testing.T) {
 	c.engine(8 * time.Hour)
 	for _, i := range []int{2, 3, 6, 7} {
 		c.want(ids[i], "SENDING(1)")
+	}
+}
+
+// TestClockIsComparedWhileNothingWaits: a sender that has nothing to send, and no traffic that shows the broker's time,
+// compares its clock for what depends on it: what is to be forgotten fills the memory, and who is not ready gets nothing
+// to do. Else it writes nothing.
+func TestClockIsComparedWhileNothingWaits(t *testing.T) {
+	for name, tc := range map[string]struct {
+		wanted bool
+		given  func(c *core)
+	}{
+		"nothing to do": {false, func(*core) {}},
+		"nothing to forget yet": {false, func(c *core) {
+			c.h.partition(1).finished.Add(uuid.New(), 0, 1, ms(c.now.Add(-time.Hour)))
+		}},
+		"memory full of what is to be forgotten": {true, func(c *core) {
+			c.h.settings.memory = 1 << 20
+			for i := range int64(40_000) {
+				c.h.partition(1).finished.Add(uuid.New(), 0, i, ms(c.now.Add(-c.h.settings.dedupe-time.Hour)))
+			}
+			c.h.measure()
+			if !c.h.Full(1) {
+				t.Fatal("the memory is not full")
+			}
+		}},
+		"it was wrong": {true, func(c *core) { c.h.clock.measured, c.h.clock.skew = c.now, time.Hour }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			c.listen()
+			c.h.clock.off = false // never compared
+			tc.given(c)
+			c.tick(true) // says what was obeyed of zns.control
+			compared := false
+			for range 3 {
+				c.pass(time.Second)
+				c.tick(true)
+				select {
+				case <-c.h.clock.requests:
+					compared = true
+				default:
+				}
+			}
+			if compared != tc.wanted {
+				t.Errorf("the clock is compared: %t, want %t", compared, tc.wanted)
+			}
+			c.h.clock.off = true // it is right
+			c.ticks(100)
+			if c.h.Full(1) {
+				t.Errorf("nothing is accepted: %d are remembered", c.h.partition(1).finished.Len())
+			}
+		})
+	}
+}
+
+// TestStandbyIsReady: a sender without a ledger partition has nothing that could be wrong by its clock, and could not
+// compare it.
+func TestStandbyIsReady(t *testing.T) {
+	c := newCore(t)
+	s := &Sender{h: c.h, control: control.New(control.Config{})}
+	c.h.clock.off, c.h.clock.measured, c.h.clock.skew = false, time.Now(), time.Hour
+	rules := s.control.Ready(time.Now())
+	for _, tc := range []struct {
+		parts []stream.PartitionStatus
+		ready bool
+	}{{nil, true}, {[]stream.PartitionStatus{{Partition: 2, FrontDoor: true, Ready: true}}, true}, {[]stream.PartitionStatus{{Ready: true}}, false}} {
+		err := s.ready(stream.Status{Joined: true, Partitions: tc.parts})
+		if ready := err.Error() == rules.Error(); ready != tc.ready { // the rules were not read here
+			t.Errorf("%+v: %v", tc.parts, err)
+		}
 	}
 }
 

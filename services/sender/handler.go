@@ -71,10 +71,10 @@ type handler struct {
 	seedHold         func(limit.Flow, limit.Hold)                                   // is told what a restored ledger says of closed flows; may be nil
 
 	limits       *limit.Limits
-	limitsNext   time.Time           // when the limits want to be looked at again
-	control      rulebook            // what operators said; nil: nothing
-	releaseFlows func(oa string) int // opens the OA's gates that wait for a person; returns how many; nil: there are none
-	operators    *operatorMetrics    // nil: not measured
+	limitsNext   time.Time                     // when the limits want to be looked at again
+	control      rulebook                      // what operators said; nil: nothing
+	releaseFlows func(oa, template string) int // is [limit.Limits.Release]; nil: there are no gates
+	operators    *operatorMetrics              // nil: not measured
 
 	dispatch    *dispatcher
 	callbacks   *reconciler

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 // engine ticks as the engine does for a while: when the handler has asked for it, and no oftener.
@@ -115,6 +116,40 @@ func TestReasonOfAClosedFlowAtRandom(t *testing.T) {
 		}
 		if len(wrong) > 0 {
 			t.Fatalf("seed %d: %d of %d are not told that %s closes their flow; one is %s", seed, len(wrong), len(ids), last, c.state(wrong[0]))
+		}
+	}
+}
+
+// TestRetryWhileNothingWaits: what came to an end while it was refused leaves the gate closed; the next request is tried
+// at once after the command, and not when the gate would have looked again.
+func TestRetryWhileNothingWaits(t *testing.T) {
+	for name, tc := range map[string]struct {
+		scope  control.Scope
+		code   int
+		reason string
+		opened bool
+	}{
+		"oa": {control.OA("2893352839501541173"), -115, "account", true}, "all": {control.All(), -115, "account", true},
+		"template":   {control.Template("643118"), -131, "template_review", true},
+		"another oa": {control.OA("1"), -115, "account", false}, "another template": {control.Template("1"), -131, "template_review", false},
+	} {
+		c := newCore(t)
+		c.h.releaseFlows = c.h.limits.Release
+		o := c.listen()
+		id := c.many(1, ttl(time.Minute))[0]
+		c.answer(id, rejected(tc.code))
+		c.tick(true)
+		c.want(id, "HELD("+tc.reason+")")
+		c.pass(2 * time.Minute)
+		c.tick(true)
+		c.want(id, "done")
+		cmd := o.give(retry, tc.scope)
+		c.ticks(2)
+		o.obeyed(cmd)
+		next := c.many(1)[0]
+		c.tick(true)
+		if opened := c.state(next) == "SENDING(1)"; opened != tc.opened {
+			t.Errorf("%s: the next one is %s", name, c.state(next))
 		}
 	}
 }

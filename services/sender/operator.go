@@ -112,6 +112,7 @@ type deed struct {
 func (h *handler) beginCommand(p *partition, r *roundOf, c *control.Command, after []*control.Command) {
 	d := &deed{h: h, command: c, after: after, result: control.Result{Command: c.ID}}
 	j := &job{done: func(tx tick) bool {
+		d.openRest()
 		if r.open--; !c.Standing() {
 			d.result.At = tx.Now()
 			r.results = append(r.results, d.result)
@@ -245,10 +246,19 @@ func (d *deed) opened(oa string) bool {
 		if d.gates == nil {
 			d.gates = map[string]int{}
 		}
-		n = d.h.releaseFlows(oa)
+		n = d.h.releaseFlows(oa, "")
 		d.gates[oa] = n
 	}
 	return n > 0
+}
+
+// openRest opens what of a RETRY's scope is closed though nothing of this partition waits for it: what comes next need
+// not wait for the next probe, or for another RETRY.
+func (d *deed) openRest() {
+	oa, template, ok := d.command.Scope.Gates()
+	if ok && d.command.Action == controlv1.Action_ACTION_RETRY && d.h.releaseFlows != nil && (len(d.gates) == 0 || oa+template == "") {
+		d.h.releaseFlows(oa, template)
+	}
 }
 
 // retries reports whether a person may end a wait for this reason.

@@ -471,7 +471,7 @@ func TestRetryOpensTheFlowsGates(t *testing.T) {
 	shut := &shutGate{closed: true}
 	c.h.gates = append(c.h.gates, shut)
 	var asked []string
-	c.h.releaseFlows = func(oa string) int {
+	c.h.releaseFlows = func(oa, _ string) int {
 		asked = append(asked, oa)
 		shut.closed, shut.version = false, shut.version+1
 		return 1

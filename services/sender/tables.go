@@ -206,9 +206,14 @@ func (t *tables) takeQuota(r kafka.Record) {
 	t.mu.Unlock()
 	now, at := time.Now(), m.GetEventTime().AsTime()
 	if kafka.DecodeHeaders(r).Source != t.source {
-		t.limits.Quota(m.GetOaId(), m.GetTemplateId(), limit.Word{Total: m.DailyQuota, Remaining: m.RemainingQuota, At: at}, now)
+		day := limit.Word{Total: m.DailyQuota, Remaining: m.RemainingQuota, At: at}
+		month := limit.Word{Total: m.MonthlyPromotionQuota, Remaining: m.RemainingMonthlyPromotionQuota, At: at}
+		if told := m.GetDailyQuotaTime(); told != nil && told.AsTime().Equal(at) {
+			day.Remaining, month.Remaining = nil, nil // a callback told the quota alone: what is left is from before it
+		}
+		t.limits.Quota(m.GetOaId(), m.GetTemplateId(), day, now)
 		if m.GetTemplateId() == "" {
-			t.limits.Month(m.GetOaId(), limit.Word{Total: m.MonthlyPromotionQuota, Remaining: m.RemainingMonthlyPromotionQuota, At: at}, now)
+			t.limits.Month(m.GetOaId(), month, now)
 		}
 	}
 	exhausted := time.Time{}

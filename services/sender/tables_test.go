@@ -118,6 +118,15 @@ func TestVirtualQuota(t *testing.T) {
 		if len(w.sent(id)) != 1 {
 			t.Errorf("%d zns.sent 5 s after the quota was raised", len(w.sent(id)))
 		}
+		// What a callback tells of the quota stands beside what was left of the one before.
+		told := timestamppb.Now()
+		w.put(topic.OAQuota, testOA, &oav1.Quota{OaId: testOA, EventTime: told, DailyQuota: new(int32(1000)), DailyQuotaTime: told, RemainingQuota: new(int32(0))})
+		time.Sleep(5 * time.Second)
+		id = w.publish(request("y"))[0]
+		time.Sleep(5 * time.Second)
+		if len(w.sent(id)) != 1 {
+			t.Errorf("%d zns.sent 10 s after a callback told a greater quota", len(w.sent(id)))
+		}
 	})
 }
 

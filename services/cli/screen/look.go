@@ -72,12 +72,12 @@ func Look(ctx context.Context, cfg Config) (*Screen, error) {
 		}
 	}
 	if !missing(wrong, topic.OAQuota) {
-		if s.Quotas, err = cfg.quotas(ctx); err != nil {
+		if s.Quotas, err = cfg.quotas(ctx, s.Time); err != nil {
 			return nil, err
 		}
 	}
 	if !missing(wrong, topic.Control) {
-		if s.Holds, err = cfg.holds(ctx); err != nil {
+		if s.Holds, err = cfg.holds(ctx, s.Time); err != nil {
 			return nil, err
 		}
 	}
@@ -195,7 +195,7 @@ func (l *Ledger) count(e standing, now time.Time) {
 	}
 }
 
-func (cfg *Config) quotas(ctx context.Context) ([]Quota, error) {
+func (cfg *Config) quotas(ctx context.Context, now time.Time) ([]Quota, error) {
 	rows := map[string]*oav1.Quota{}
 	_, err := explain.ReadRange(ctx, kafka.ReaderConfig{Client: cfg.Client, Topic: topic.OAQuota}, func(r kafka.Record) {
 		q := &oav1.Quota{}
@@ -207,29 +207,43 @@ func (cfg *Config) quotas(ctx context.Context) ([]Quota, error) {
 	})
 	quotas := make([]Quota, 0, len(rows))
 	for _, q := range rows {
-		row := Quota{OA: q.GetOaId(), Template: q.GetTemplateId(), Daily: q.DailyQuota, Remaining: q.RemainingQuota}
-		if q.GetExhaustedTime() != nil {
-			row.Exhausted = new(q.GetExhaustedTime().AsTime())
-		}
-		if q.GetRefusedTime() != nil {
-			row.Refused, row.Code = new(q.GetRefusedTime().AsTime()), q.GetRefusedCode()
-		}
-		quotas = append(quotas, row)
+		quotas = append(quotas, quotaOf(q, now))
 	}
 	slices.SortFunc(quotas, func(a, b Quota) int { return cmp.Or(cmp.Compare(a.OA, b.OA), cmp.Compare(a.Template, b.Template)) })
 	return quotas, err
 }
 
-func (cfg *Config) holds(ctx context.Context) ([]string, error) {
+func quotaOf(q *oav1.Quota, now time.Time) Quota {
+	row := Quota{OA: q.GetOaId(), Template: q.GetTemplateId(), Daily: q.DailyQuota, Remaining: q.RemainingQuota}
+	if q.GetExhaustedTime() != nil {
+		row.Exhausted = new(q.GetExhaustedTime().AsTime())
+	}
+	if q.GetRefusedTime() != nil {
+		row.Refused, row.Code = new(q.GetRefusedTime().AsTime()), q.GetRefusedCode()
+	}
+	if s := q.GetEventTime(); s != nil && explain.Vietnam(s.AsTime())[:len(time.DateOnly)] < explain.Vietnam(now)[:len(time.DateOnly)] {
+		row.Remaining = nil // that was left on another day
+	}
+	return row
+}
+
+func (cfg *Config) holds(ctx context.Context, now time.Time) ([]string, error) {
 	view, err := control.Read(ctx, cfg.Client)
 	if err != nil {
 		return nil, err
 	}
+	return holdsOf(view, now), nil
+}
+
+// holdsOf are the rules that hold something now: one that has expired stands in the topic until another replaces it.
+func holdsOf(view *control.View, now time.Time) []string {
 	holds := []string{}
 	for _, c := range view.Rules() {
-		holds = append(holds, explain.HoldText(c))
+		if c.Expires.IsZero() || now.Before(c.Expires) {
+			holds = append(holds, explain.HoldText(c))
+		}
 	}
-	return holds, nil
+	return holds
 }
 
 // ingest reads the metrics of one webhook-ingest.

@@ -8,9 +8,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/znshub/znshub/pkg/kafka"
+	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	ledgerv1 "github.com/znshub/znshub/proto/ledger/v1"
+	oav1 "github.com/znshub/znshub/proto/oa/v1"
 	"github.com/znshub/znshub/services/cli/render"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 var now = time.Date(2026, 11, 22, 4, 0, 0, 0, time.UTC)
@@ -81,6 +87,30 @@ spool       0 callbacks on the disk of http://i, 0 receipts wait for their send
 `
 	if diff := cmp.Diff(want, s.Text(render.Style{})); diff != "" {
 		t.Errorf("screen (-want +got):\n%s", diff)
+	}
+}
+
+// What was true yesterday is not told as today's.
+func TestOver(t *testing.T) {
+	rule := func(offset int64, campaign string, until time.Time) kafka.Record {
+		c := &controlv1.Command{CommandId: uuid.NewString(), Time: timestamppb.New(now), Scope: control.Campaign(campaign).Proto(), Action: controlv1.Action_ACTION_HOLD, ExpireTime: timestamppb.New(until)}
+		r, err := control.Record(c, "/test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Offset, r.Time = offset, now.Add(-time.Hour)
+		return r
+	}
+	view := control.ViewOf(control.Position{}, rule(0, "over", now.Add(-time.Second)), rule(1, "stands", now.Add(time.Second)))
+	if holds := holdsOf(view, now); len(holds) != 1 || !strings.Contains(holds[0], "stands") {
+		t.Errorf("held: %q", holds)
+	}
+	midnight := time.Date(2026, 11, 21, 17, 0, 0, 0, time.UTC) // in Vietnam
+	for at, want := range map[time.Time]bool{midnight: true, midnight.Add(-time.Second): false} {
+		q := quotaOf(&oav1.Quota{OaId: "9", EventTime: timestamppb.New(at), DailyQuota: new(int32(500)), RemainingQuota: new(int32(0))}, now)
+		if (q.Remaining != nil) != want || q.Daily == nil {
+			t.Errorf("told at %s: %s", at, q.text())
+		}
 	}
 }
 

@@ -63,6 +63,20 @@ func (s Scope) ID() (uuid.UUID, bool) {
 	return id, err == nil
 }
 
+// Gates is the OA and the template, each empty for any, whose gates in package limit the scope is about; false: it is
+// about none.
+func (s Scope) Gates() (oa, template string, ok bool) {
+	switch s.kind {
+	case scopeAll:
+		return "", "", true
+	case scopeOA:
+		return s.value, "", true
+	case scopeTemplate:
+		return "", s.value, true
+	}
+	return "", "", false
+}
+
 // Matches reports whether the notification id of flow f belongs to the scope.
 func (s Scope) Matches(id uuid.UUID, f limit.Flow) bool {
 	switch s.kind {

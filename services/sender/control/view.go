@@ -176,6 +176,16 @@ func (v *View) Rules() []*Command {
 	return out
 }
 
+// Holding is how many standing HOLDs hold something now: one that has expired stands until another replaces it.
+func (v *View) Holding(now time.Time) (n int) {
+	for _, c := range v.Rules() {
+		if c.inTime(now) {
+			n++
+		}
+	}
+	return n
+}
+
 // Stale lists the keys of what was to be done once and expired longer than age ago. Whoever may write to the topic may
 // write tombstones for them: each key was used by one command only, so that none can take back a newer one.
 func (v *View) Stale(now time.Time, age time.Duration) []string {

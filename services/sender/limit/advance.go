@@ -63,7 +63,7 @@ func (l *Limits) paced() bool { return l.cfg.Rate > 0 || len(l.cfg.Rates) > 0 ||
 // idle reports whether nothing would be forgotten with o.
 func (o *oa) idle(now time.Time) bool {
 	return o.guard.inFlight == 0 && o.guard.reason == 0 && len(o.gates) == 0 && len(o.templates) == 0 &&
-		!o.day.known && !o.month.known && now.Sub(o.used) > idleAfter
+		!o.day.known && !o.month.known && o.arrivals.told.Exhausted.IsZero() && now.Sub(o.used) > idleAfter
 }
 
 // advance is one pass over everything that changes by time.

@@ -169,6 +169,9 @@ func (l *Limits) Told(oaID, templateID string, exhausted, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o := l.oas[oaID]
+	if o == nil && templateID == "" && !exhausted.IsZero() {
+		o = l.oa(oaID, at) // made before this process began: it is to be withdrawn all the same
+	}
 	if o == nil {
 		return
 	}

@@ -297,6 +297,18 @@ func TestForecast(t *testing.T) {
 	}
 }
 
+// A forecast that stood in oa.quota when the process began is withdrawn when it does not hold any more.
+func TestForecastOfBefore(t *testing.T) {
+	b := newBench(t)
+	b.now = at(22, 1, 0)
+	b.l.Told("1", "", b.now.Add(time.Hour), b.now.Add(-3*time.Hour))
+	b.l.Advance(b.now)
+	b.call(flow("1", "a", plain), told(10_000, 9000, b.now))
+	if news := b.l.Forecasts(b.now); len(news) != 1 || !news[0].Exhausted.IsZero() {
+		t.Errorf("%+v", news)
+	}
+}
+
 // However what is foreseen changes, a quota's forecast is not told more often than once in ten minutes.
 func TestForecastIsToldSeldom(t *testing.T) {
 	b := newBench(t)
