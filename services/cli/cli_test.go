@@ -99,6 +99,8 @@ func TestUsage(t *testing.T) {
 		{[]string{"send", "--phone", "0987", "--template", "1"}, exitUsage, []string{"recipient.phone"}},
 		{[]string{"sample", "cobol"}, exitUsage, []string{"cobol"}},
 		{[]string{"topics", "list", "--brokers", "127.0.0.1:1"}, exitFailed, []string{"no broker answers at 127.0.0.1:1", "zns dev"}},
+		{[]string{"topics", "ensure", "--topic", "my topic"}, exitUsage, []string{`--topic "my topic"`, "no topic names of Kafka"}},
+		{[]string{"watch", "--brokers", "kafka:port"}, exitUsage, []string{`KAFKA_BROKERS: "kafka:port" is not host:port`}},
 		{[]string{"watch", "--brokers", "nonsense:port:9"}, exitUsage, []string{"KAFKA_BROKERS", "zns config check"}},
 	} {
 		t.Run(strings.Join(c.args, "_"), func(t *testing.T) {
@@ -136,6 +138,11 @@ func TestTopics(t *testing.T) {
 		}
 	}
 	run(t, environ, "", "topics", "list").contains(t, "topic", "partitions", "notification.requested.ledger")
+}
+
+func TestTopicsEnsureWithTooManyReplicas(t *testing.T) {
+	run(t, hub(t), "", "topics", "ensure", "--topic", kafkatest.Name("replicas"), "--replication-factor", "99").want(t, exitFailed).
+		contains(t, "INVALID_REPLICATION_FACTOR", "next: --replication-factor: no more than there are brokers")
 }
 
 func TestTopicsTellsWhatIsMissing(t *testing.T) {
