@@ -34,6 +34,9 @@ func NewAdmin(opts ...kgo.Opt) (*Admin, error) {
 // Close ends the connections.
 func (a *Admin) Close() { a.client.Close() }
 
+// ErrReplication is wrapped by the error of [Admin.Ensure] when there are not as many brokers as replicas were asked for.
+var ErrReplication error = kerr.InvalidReplicationFactor
+
 // Ensure creates the topics that do not exist, waits until they have leaders, and returns their names. Topics that exist
 // are left as they are: Check tells what is wrong with them. partitions 0 means topic.DefaultPartitions; replication 0
 // means 3, or as many as there are brokers when they are fewer. With 3 replicas or more two of them must confirm every

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -70,7 +71,13 @@ func (c Config) checkBrokers() error {
 	}
 	for _, b := range c.Brokers {
 		// franz-go adds port 9092 where none is given.
-		if _, _, err := net.SplitHostPort(b); err != nil && !strings.Contains(err.Error(), "missing port") || b == "" {
+		_, port, err := net.SplitHostPort(b)
+		good := err != nil && strings.Contains(err.Error(), "missing port")
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+			good = err == nil
+		}
+		if b == "" || !good {
 			return fmt.Errorf("KAFKA_BROKERS: %q is not host:port; for example kafka-1:9092,kafka-2:9092", b)
 		}
 	}
@@ -147,4 +154,11 @@ func (c Config) sasl() (kgo.Opt, error) {
 	default:
 		return kgo.SASL(plain.Auth{User: c.SASLUsername, Pass: c.SASLPassword}.AsMechanism()), nil
 	}
+}
+
+// IsTopicName reports whether Kafka takes name as a topic's: at most 249 letters, digits, '.', '_' and '-', and neither
+// "." nor "..".
+func IsTopicName(name string) bool {
+	return name != "" && len(name) <= 249 && name != "." && name != ".." &&
+		strings.IndexFunc(name, func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) }) < 0
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -138,5 +139,27 @@ func TestBadConfigNamesEveryVariable(t *testing.T) {
 	_, err = kafka.Config{Brokers: []string{"b"}, TLS: true, TLSCert: bad, TLSKey: bad}.Options()
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("error %v: want one that does not repeat the key", err)
+	}
+}
+
+func TestBrokersAreHostAndPort(t *testing.T) {
+	for broker, good := range map[string]bool{
+		"kafka-1": true, "kafka-1:9092": true, "[::1]:9092": true, "kafka-1:port": false, "kafka-1:": false, "kafka-1:70000": false, "kafka-1:-1": false,
+	} {
+		_, err := kafka.Config{Brokers: []string{"kafka-2:9092", broker}}.Options()
+		if good != (err == nil) || err != nil && !strings.Contains(err.Error(), fmt.Sprintf("KAFKA_BROKERS: %q is not host:port; for example", broker)) {
+			t.Errorf("%s: %v", broker, err)
+		}
+	}
+}
+
+func TestIsTopicName(t *testing.T) {
+	for name, want := range map[string]bool{
+		"notification.requested": true, "a_B-9": true, strings.Repeat("x", 249): true,
+		"": false, ".": false, "..": false, "a b": false, "a/b": false, "đơn": false, strings.Repeat("x", 250): false,
+	} {
+		if got := kafka.IsTopicName(name); got != want {
+			t.Errorf("%q: %v", name, got)
+		}
 	}
 }

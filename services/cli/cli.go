@@ -19,6 +19,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/znshub/znshub/pkg/service"
 	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/cli/render"
 )
@@ -41,6 +42,7 @@ type Globals struct {
 
 type grammar struct {
 	Globals
+	Version kong.VersionFlag `help:"Print the version."`
 
 	Demo    demoCmd    `cmd:"" help:"Show the main job with telling cases; ends by itself."`
 	Dev     devCmd     `cmd:"" help:"Run the whole hub in this process: broker, Zalo simulator, sender, webhook-ingest."`
@@ -101,7 +103,8 @@ func (a *App) Run(ctx context.Context, args []string) (code int) {
 		kong.Writers(a.Out, a.Err),
 		kong.Exit(func(code int) { panic(exited(code)) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"requested": topic.Requested},
+		kong.Vars{"requested": topic.Requested, "version": "zns " + service.Version()},
+		durations(), times(),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.Bind(a),
 	)

@@ -97,8 +97,17 @@ func TestUsage(t *testing.T) {
 		{[]string{"publish", "--bogus"}, exitUsage, []string{"unknown flag --bogus", "next: zns publish --help"}},
 		{[]string{"send", "--phone", "0987654321"}, exitUsage, []string{"missing flags: --template", "next: zns send --help"}},
 		{[]string{"send", "--phone", "0987", "--template", "1"}, exitUsage, []string{"recipient.phone"}},
+		{[]string{"--version"}, 0, []string{"zns "}},
+		{[]string{"send", "--phone", "0987654321", "--template", "1", "--not-before", "tomorrow"}, exitUsage, []string{`--not-before: "tomorrow" is not a time with its zone such as 2026-12-01T06:00:00+07:00`}},
+		{[]string{"send", "--phone", "0987654321", "--template", "1", "--ttl", "5x"}, exitUsage, []string{`--ttl: "5x" is not a duration such as`, "7d"}},
+		{[]string{"find", "--phone-sha256", "ab"}, exitUsage, []string{"--phone-sha256", "64 hexadecimal digits"}},
+		{[]string{"hold", "--id", "12"}, exitUsage, []string{`--id "12" is no notification_id, a UUID such as`}},
+		{[]string{"unknown", "list", "--since", "1d", "--until", "2d"}, exitUsage, []string{"--since must be before --until"}},
+		{[]string{"redrive", "--failed", "--reason", "TIRED"}, exitUsage, []string{`--reason "TIRED"`, "REJECTED, ", "EXPIRED"}},
 		{[]string{"sample", "cobol"}, exitUsage, []string{"cobol"}},
 		{[]string{"topics", "list", "--brokers", "127.0.0.1:1"}, exitFailed, []string{"no broker answers at 127.0.0.1:1", "zns dev"}},
+		{[]string{"topics", "ensure", "--topic", "my topic"}, exitUsage, []string{`--topic "my topic"`, "no topic names of Kafka"}},
+		{[]string{"watch", "--brokers", "kafka:port"}, exitUsage, []string{`KAFKA_BROKERS: "kafka:port" is not host:port`}},
 		{[]string{"watch", "--brokers", "nonsense:port:9"}, exitUsage, []string{"KAFKA_BROKERS", "zns config check"}},
 	} {
 		t.Run(strings.Join(c.args, "_"), func(t *testing.T) {
@@ -136,6 +145,11 @@ func TestTopics(t *testing.T) {
 		}
 	}
 	run(t, environ, "", "topics", "list").contains(t, "topic", "partitions", "notification.requested.ledger")
+}
+
+func TestTopicsEnsureWithTooManyReplicas(t *testing.T) {
+	run(t, hub(t), "", "topics", "ensure", "--topic", kafkatest.Name("replicas"), "--replication-factor", "99").want(t, exitFailed).
+		contains(t, "INVALID_REPLICATION_FACTOR", "next: --replication-factor: no more than there are brokers")
 }
 
 func TestTopicsTellsWhatIsMissing(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/znshub/znshub/pkg/config"
 	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/cli/explain"
@@ -40,7 +41,7 @@ func (f *scopeFlags) scopes(help string) ([]control.Scope, error) {
 	for _, value := range f.IDs {
 		id, err := uuid.Parse(value)
 		if err != nil || len(value) != 36 {
-			return nil, usage(fmt.Errorf("--id %q is no notification_id", value), "zns explain KEY   tells the id of a natural key")
+			return nil, usage(fmt.Errorf("--id %q is no notification_id, a UUID such as 018f3c5e-7b1a-7c3e-9c39-5c1f1b9f2a10", value), "zns explain KEY   tells the id of a natural key")
 		}
 		out = append(out, control.ID(id))
 	}
@@ -61,7 +62,7 @@ func (f *scopeFlags) scopes(help string) ([]control.Scope, error) {
 		out = append(out, control.All())
 	}
 	if kinds != 1 {
-		return nil, usage(errors.New("say what is meant, by one of --id, --campaign, --template, --oa and --all"), help)
+		return nil, usage(errors.New("say what is meant, by exactly one of --id, --campaign, --template, --oa and --all"), help)
 	}
 	return out, nil
 }
@@ -292,7 +293,7 @@ type ago struct{ time.Time }
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (t *ago) UnmarshalText(text []byte) error {
-	if d, err := time.ParseDuration(string(text)); err == nil && d >= 0 {
+	if d, err := config.ParseDuration(string(text)); err == nil && d >= 0 {
 		t.Time = time.Now().Add(-d)
 		return nil
 	}
@@ -307,7 +308,7 @@ func (t *ago) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is neither a time like 14:05 or 2026-12-01T06:00:00+07:00 nor an age like 30m", text)
+	return fmt.Errorf("%q is neither a time like 14:05 or 2026-12-01T06:00:00+07:00 nor an age like 30m or 7d", text)
 }
 
 var _ operate.Log = (*explain.KafkaLog)(nil)

@@ -3,8 +3,10 @@ package cli
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/znshub/znshub/pkg/notification"
@@ -21,7 +23,7 @@ type findCmd struct {
 	Customer  string        `help:"customer_id of the request."`
 	Campaign  string        `help:"campaign_id of the request."`
 	Template  string        `help:"Only this template."`
-	Since     time.Duration `help:"Only what changed so long ago at most: 24h. Default: everything that zns.status keeps, 90 days."`
+	Since     time.Duration `help:"Only what changed so long ago at most: 24h, 7d. Default: everything that zns.status keeps, 90 days."`
 	Limit     int           `default:"100" help:"Print the newest so many; 0: all."`
 	Topic     string        `default:"${requested}" help:"Input topic."`
 	Timeout   time.Duration `default:"10m" help:"How long to search."`
@@ -41,16 +43,19 @@ Examples:
 
 // query checks the command line.
 func (c *findCmd) query() (find.Query, error) {
-	q := find.Query{PhoneSHA256: c.SHA256, Reference: c.Reference, Customer: c.Customer, Campaign: c.Campaign, Template: c.Template, Input: c.Topic}
+	q := find.Query{PhoneSHA256: strings.ToLower(c.SHA256), Reference: c.Reference, Customer: c.Customer, Campaign: c.Campaign, Template: c.Template, Input: c.Topic}
 	if c.Phone != "" {
 		e164, ok := notification.ParsePhone(c.Phone)
 		if !ok {
-			return q, usage(errors.New("--phone is no Vietnamese mobile phone"), "zns find --phone 0987654321")
+			return q, usage(errors.New("--phone is no Vietnamese phone number; give one like 0987654321 or +84987654321"), "zns find --phone 0987654321")
 		}
 		q.Phone = e164
 	}
+	if sum, err := hex.DecodeString(c.SHA256); err != nil || c.SHA256 != "" && len(sum) != 32 {
+		return q, usage(errors.New("--phone-sha256 is no SHA-256: 64 hexadecimal digits, of the number as 84987654321"), "printf 84987654321 | sha256sum")
+	}
 	if cmp.Or(q.Phone, q.PhoneSHA256, q.Reference, q.Customer, q.Campaign) == "" {
-		return q, usage(errors.New("nothing to look for"), "zns find --phone 0987654321", "zns find --reference INV-1")
+		return q, usage(errors.New("say what to look for: --phone, --phone-sha256, --reference, --customer or --campaign"), "zns find --phone 0987654321", "zns find --reference INV-1")
 	}
 	if c.Since < 0 || c.Limit < 0 {
 		return q, usage(errors.New("--since and --limit must be positive"), "zns find --help")

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -136,7 +137,9 @@ func TestDevSendsAndExplains(t *testing.T) {
 	moved := movedRequest(t, hub.environ)
 	found, screen := look(t, hub.environ, id)
 
-	for _, r := range []result{sent, story, refused, moved, found, screen} {
+	reused, waits := waited(t, hub.environ)
+
+	for _, r := range []result{sent, story, refused, moved, found, screen, reused, waits} {
 		for _, secret := range []string{"987654", "900000118", "=An", `"An"`} {
 			if strings.Contains(r.out+r.err, secret) {
 				t.Errorf("the output tells %q:\n%s%s", secret, r.out, r.err)
@@ -146,6 +149,24 @@ func TestDevSendsAndExplains(t *testing.T) {
 	if r := hub.stop(); r.code != 0 {
 		t.Errorf("zns dev ended with %d: %s", r.code, r.err)
 	}
+}
+
+// waited sends with --wait what will not be delivered: a known id with other content ends at once, and what waits for its
+// time is said to.
+func waited(t *testing.T, environ []string) (reused, waits result) {
+	t.Helper()
+	send := func(args ...string) result {
+		return run(t, environ, "", append([]string{"send", "--phone", "0987654321", "--template", "300200", "--source", "shop", "--wait"}, args...)...)
+	}
+	began := time.Now()
+	reused = send("--key", "order-1/shipped", "--ordering-key", "order-1", "--timeout", "60s", "order_code=other", "customer_name=An").want(t, exitFailed)
+	reused.contains(t, "dead letter", "ID_REUSED", "put aside", "zns explain ")
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("a dead letter was noticed after %s", took)
+	}
+	waits = send("--key", "later", "--not-before", time.Now().Add(time.Hour).Format(time.RFC3339), "--timeout", "5s", "order_code=DH-9", "customer_name=An").want(t, exitFailed)
+	waits.contains(t, "waiting, 5s in all at most", "not delivered within 5s")
+	return reused, waits
 }
 
 // movedRequest publishes a request on a partition that is not its own, and explains it.
@@ -203,12 +224,16 @@ func look(t *testing.T, environ []string, id string) (found, screen result) {
 	run(t, environ, "", "find", "--phone", "84900000118").want(t, 0).contains(t, "FAILED REJECTED -118")
 	run(t, environ, "", "find", "--phone", "0912345678").want(t, exitFailed).contains(t, "no notification was found")
 	run(t, environ, "", "find", "--phone", "12").want(t, exitUsage).contains(t, "--phone is no")
-	run(t, environ, "", "find").want(t, exitUsage).contains(t, "nothing to look for")
+	sum := sha256.Sum256([]byte("84987654321"))
+	run(t, environ, "", "find", "--phone-sha256", fmt.Sprintf("%X", sum), "--since", "7d").want(t, 0).contains(t, "DELIVERED  300200", id)
+	run(t, environ, "", "find").want(t, exitUsage).contains(t, "--phone, --phone-sha256, --reference, --customer or --campaign")
 
 	screen = run(t, environ, "", "status").want(t, 0)
 	screen.contains(t, "green", "zns-sender", "zns-ingest", "12 of 12 partitions owned", "waiting     0", "unknown     0")
 	run(t, environ, "", "status", "--ingest", "127.0.0.1:1").want(t, exitFailed).contains(t, "red", "does not answer")
 	run(t, environ, "", "status", "--sender-group", "nobody", "--no-ledger", "--json").want(t, exitFailed).contains(t, `"red":true`, "nobody works in group nobody")
+	run(t, environ, "", "unknown", "list").want(t, 0).contains(t, "nothing is unknown\n")
+	run(t, environ, "", "unknown", "list", "--since", "7d").want(t, 0).contains(t, "nothing is unknown that fits")
 	run(t, environ, "", "status", "--verify").want(t, 0).contains(t, "0 differences")
 	return found, screen
 }

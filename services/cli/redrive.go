@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -113,7 +114,7 @@ func (c *redriveCmd) check() error {
 	const help = "zns redrive --help"
 	for _, id := range c.IDs {
 		if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
-			return usage(fmt.Errorf("--id %q is no notification_id", id), help)
+			return usage(fmt.Errorf("--id %q is no notification_id, a UUID such as 018f3c5e-7b1a-7c3e-9c39-5c1f1b9f2a10", id), help)
 		}
 	}
 	ofFailures := len(c.Code) > 0 || len(c.Class) > 0 || c.Template != "" || c.Campaign != ""
@@ -129,15 +130,26 @@ func (c *redriveCmd) check() error {
 	}
 	for _, r := range c.Reason {
 		if _, known := znsv1.FailureReason_value["FAILURE_REASON_"+strings.ToUpper(r)]; c.Failed && !known {
-			return usage(fmt.Errorf("--reason %q is no reason of zns.failed", r), help)
+			return usage(fmt.Errorf("--reason %q is no reason of zns.failed; it has %s", r, names(znsv1.FailureReason_name, "FAILURE_REASON_")), help)
 		}
 	}
 	for _, class := range c.Class {
 		if _, known := znsv1.ErrorClass_value["ERROR_CLASS_"+strings.ToUpper(class)]; !known {
-			return usage(fmt.Errorf("--class %q is no class of zns.failed", class), help)
+			return usage(fmt.Errorf("--class %q is no class of zns.failed; it has %s", class, names(znsv1.ErrorClass_name, "ERROR_CLASS_")), help)
 		}
 	}
 	return nil
+}
+
+// names are the values of an enum without their prefix, in their order.
+func names(values map[int32]string, prefix string) string {
+	var out []string
+	for _, n := range slices.Sorted(maps.Keys(values)) {
+		if n != 0 {
+			out = append(out, strings.TrimPrefix(values[n], prefix))
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // oneOf reports whether list is empty or has the value, in any case.

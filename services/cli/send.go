@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -101,7 +102,7 @@ func (c *sendCmd) Run(ctx context.Context, a *App) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	return c.wait(ctx, a, follow, id)
+	return c.wait(ctx, a, follow, id, value)
 }
 
 func (c *sendCmd) request() *notificationv1.NotificationRequested {
@@ -142,14 +143,27 @@ func (a *App) printSent(id string, req *notificationv1.NotificationRequested) er
 	return nil
 }
 
-// wait prints what happens to id until the phone has it, it failed, or ctx ends.
-func (c *sendCmd) wait(ctx context.Context, a *App, follow *follower, id string) error {
+// quietFor is how long nothing may happen before a person is told that the command still waits.
+const quietFor = 4 * time.Second
+
+// wait prints what happens to id until the phone has it, it failed, its request was put aside, or ctx ends.
+func (c *sendCmd) wait(ctx context.Context, a *App, follow *follower, id string, request []byte) error {
 	if !a.Globals.JSON {
 		fmt.Fprintln(a.Out, id)
 	}
 	var last event.Kind
+	told := a.Globals.JSON
 	for {
-		events, err := follow.Next(ctx)
+		next, cancel := context.WithTimeout(ctx, quietFor)
+		events, err := follow.Next(next)
+		cancel()
+		if err != nil && next.Err() != nil && ctx.Err() == nil {
+			if !told {
+				told = true
+				fmt.Fprintf(a.Err, "waiting, %s in all at most; meanwhile zns explain %s tells for what\n", c.Timeout, id)
+			}
+			continue
+		}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return failed(fmt.Errorf("not delivered within %s; the last news: %s", c.Timeout, cmp.Or(string(last), "none")),
 				"zns explain "+id+"   tells where it waits, or what became of it when it was asked for before")
@@ -170,6 +184,10 @@ func (c *sendCmd) wait(ctx context.Context, a *App, follow *follower, id string)
 				return nil
 			case event.Failed:
 				return errQuiet
+			case event.DeadLetter:
+				if bytes.Equal(e.Record.Value, request) { // not another's with the same id
+					return failed(errors.New("the request was put aside as a dead letter"), "zns explain "+id+"   tells what has this id")
+				}
 			}
 		}
 	}

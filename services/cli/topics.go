@@ -63,6 +63,9 @@ func (c *topicsEnsureCmd) Run(ctx context.Context, a *App) error {
 	if c.Partitions < 0 || c.ReplicationFactor < 0 {
 		return usage(errors.New("--partitions and --replication-factor must be positive"), "zns topics ensure --help")
 	}
+	if !kafka.IsTopicName(topic.LedgerOf(c.Topic)) {
+		return usage(fmt.Errorf("--topic %q and the names made of it are no topic names of Kafka: letters, digits, '.', '_' and '-', at most 249 with .ledger", c.Topic), "zns topics ensure --help")
+	}
 	cl, err := a.connectWithin(ctx, c.Wait)
 	if err != nil {
 		return err
@@ -79,6 +82,9 @@ func (c *topicsEnsureCmd) Run(ctx context.Context, a *App) error {
 	}
 	created, err := cl.admin.Ensure(ctx, specs(c.Topic), partitions, c.ReplicationFactor)
 	if err != nil {
+		if errors.Is(err, kafka.ErrReplication) {
+			return failed(err, "--replication-factor: no more than there are brokers; without it zns takes 3, or as many as there are")
+		}
 		return failed(err, "may this user create topics? see KAFKA_SASL_USERNAME and the cluster's ACLs")
 	}
 	problems, err := cl.admin.Check(ctx, specs(c.Topic))

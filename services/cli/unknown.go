@@ -64,6 +64,9 @@ func (f *unknownFlags) which(help string) ([]control.Scope, *controlv1.UnknownFi
 	if len(scope.IDs) == 0 && scope.Campaign == "" && scope.Template == "" && scope.OA == "" && !scope.All && narrowed {
 		scope.All = true
 	}
+	if !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until.Time) {
+		return nil, nil, usage(errors.New("--since must be before --until"), help)
+	}
 	scopes, err := scope.scopes(help)
 	return scopes, filter, err
 }
@@ -110,6 +113,7 @@ func (unknownListCmd) Help() string {
 // Run lists.
 func (c *unknownListCmd) Run(ctx context.Context, a *App) error {
 	scope := &c.scopeFlags
+	narrowed := len(scope.IDs) > 0 || scope.Campaign != "" || scope.Template != "" || scope.OA != "" || len(c.Cause) > 0 || !c.Since.IsZero() || !c.Until.IsZero()
 	if len(scope.IDs) == 0 && scope.Campaign == "" && scope.Template == "" && scope.OA == "" {
 		scope.All = true
 	}
@@ -126,8 +130,15 @@ func (c *unknownListCmd) Run(ctx context.Context, a *App) error {
 	if err != nil {
 		return err
 	}
+	if len(items) == 0 && narrowed && !a.Globals.JSON {
+		fmt.Fprintln(a.Out, nothingFits)
+		return nil
+	}
 	return a.printUnknown(items)
 }
+
+// nothingFits is what is told where something else may be unknown.
+const nothingFits = "nothing is unknown that fits"
 
 func (a *App) printUnknown(items []*operate.Item) error {
 	now := time.Now()
@@ -251,9 +262,6 @@ func (d decide) run(ctx context.Context, a *App) error {
 	if err != nil {
 		return err
 	}
-	if !d.flags.Since.IsZero() && !d.flags.Until.IsZero() && !d.flags.Since.Before(d.flags.Until.Time) {
-		return usage(errors.New("--since must be before --until"), help)
-	}
 	o, err := a.operator(ctx, d.give.Topic)
 	if err != nil {
 		return err
@@ -274,7 +282,7 @@ func (d decide) run(ctx context.Context, a *App) error {
 		if a.Globals.JSON {
 			return a.printJSON(a.given(d.name, scopes, nil, &operate.Answer{}, operate.Counts{}))
 		}
-		fmt.Fprintln(a.Out, "nothing is unknown that fits")
+		fmt.Fprintln(a.Out, nothingFits)
 		return nil
 	}
 	what := fmt.Sprintf("%s of unknown outcome (%s)", render.Plural(len(items), "notification"), byCause(items))

@@ -108,9 +108,9 @@ func (g *Ingest) open() (err error) {
 	g.metrics = newMetrics(func() spool.Stats { return g.spool.Stats() })
 	if g.spool, err = spool.Open(spool.Config{Dir: g.cfg.SpoolDir, MaxBytes: int64(g.cfg.SpoolSize), OnDamage: damaged, Log: g.svc.Log}); err != nil {
 		if errors.Is(err, spool.ErrLocked) {
-			err = fmt.Errorf("INGEST_SPOOL_DIR: %w; every process needs a directory of its own", err)
+			return fmt.Errorf("INGEST_SPOOL_DIR: %w; every process needs a directory of its own", err)
 		}
-		return err
+		return fmt.Errorf("INGEST_SPOOL_DIR: %w; give a directory that this user may write to, for example /var/lib/zns", err)
 	}
 	if st := g.spool.Stats(); st.Records > 0 {
 		g.svc.Log.Info("callbacks of an earlier run wait on the local disk", "records", st.Records)
@@ -128,7 +128,7 @@ func (g *Ingest) open() (err error) {
 	}
 	if g.listener == nil {
 		if g.listener, err = new(net.ListenConfig).Listen(context.Background(), "tcp", g.cfg.Addr); err != nil {
-			return fmt.Errorf("INGEST_ADDR: %w", err)
+			return fmt.Errorf("INGEST_ADDR: %w; give another address, for example INGEST_ADDR=:8080", err)
 		}
 	}
 	for _, c := range g.metrics.collected {

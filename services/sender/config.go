@@ -115,6 +115,11 @@ func (c *Config) settings() (settings, error) {
 	oneOf("ZNS_RESULT_PHONE", c.ResultPhone, phoneFull, phoneHash, phoneNone)
 	if c.Topic == "" || c.Group == "" {
 		complain("SENDER_TOPIC, SENDER_GROUP: neither may be empty")
+	} else if !kafka.IsTopicName(topic.LedgerOf(c.Topic)) {
+		complain("SENDER_TOPIC: %q and the names made of it are no topic names of Kafka: letters, digits, '.', '_' and '-', at most 249 with .ledger; for example SENDER_TOPIC=%s", c.Topic, topic.Requested)
+	}
+	if c.OAID != "" && !isOA(c.OAID) {
+		complain("ZALO_OA_ID: not an id of decimal digits; for example ZALO_OA_ID=2893352839501541173")
 	}
 	if c.MaxInFlight < 1 || c.MaxInFlight > 10_000 {
 		complain("SENDER_MAX_IN_FLIGHT: %d is not between 1 and 10000; for example SENDER_MAX_IN_FLIGHT=256", c.MaxInFlight)

@@ -14,13 +14,14 @@ func TestConfigProblems(t *testing.T) {
 	_, err := config.LoadFrom([]string{
 		"SENDER_MODE=loud", "SENDER_MAX_IN_FLIGHT=0", "SENDER_MAX_AGE=100h", "SENDER_RESOLVE_WINDOW=1s", "SENDER_MEMORY=1KiB",
 		"SENDER_ALLOW_PHONES=12", "ZALO_ACCESS_TOKEN=hush-hush", "SENDER_REQUEST_TIMEOUT=1m", "ZNS_RESULT_PHONE=some", "ZALO_API_URL=nowhere",
+		"SENDER_TOPIC=not a topic",
 	}, &cfg)
 	if err == nil {
 		t.Fatal("no error")
 	}
 	for _, name := range []string{
 		"SENDER_MODE", "SENDER_MAX_IN_FLIGHT", "SENDER_MAX_AGE", "SENDER_RESOLVE_WINDOW", "SENDER_MEMORY", "SENDER_ALLOW_PHONES",
-		"ZALO_OA_ID", "SENDER_REQUEST_TIMEOUT", "ZNS_RESULT_PHONE", "ZALO_API_URL",
+		"ZALO_OA_ID", "SENDER_TOPIC", "SENDER_REQUEST_TIMEOUT", "ZNS_RESULT_PHONE", "ZALO_API_URL",
 	} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not named in:\n%v", name, err)
@@ -28,6 +29,16 @@ func TestConfigProblems(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "hush") {
 		t.Error("the error holds the token")
+	}
+}
+
+func TestConfigOA(t *testing.T) {
+	for id, good := range map[string]bool{"": true, "2893352839501541173": true, "my-oa": false, "289 335": false} {
+		var cfg Config
+		_, err := config.LoadFrom([]string{"ZALO_OA_ID=" + id}, &cfg)
+		if good != (err == nil) || err != nil && (!strings.Contains(err.Error(), "ZALO_OA_ID: not an id of decimal digits") || strings.Contains(err.Error(), id)) {
+			t.Errorf("ZALO_OA_ID=%s: %v", id, err)
+		}
 	}
 }
 

@@ -206,7 +206,7 @@ func (s *Sender) checkTopics(ctx context.Context) error {
 			return errors.Join(fatal...)
 		}
 		if ctx.Err() == nil {
-			s.h.log.Warn("no broker answers, trying again", "err", err)
+			s.h.log.Warn("cannot look at the topics, trying again", "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -162,11 +162,15 @@ func (x *examination) deadLetters(ctx context.Context) []Finding {
 	if !x.exists(ctx, name) {
 		return []Finding{skipped(name+" does not exist", "zns topics ensure")}
 	}
-	count, err := x.since(ctx, name, 24*time.Hour)
+	offsets, err := x.younger(ctx, name, 24*time.Hour)
 	if err != nil {
 		return unasked(err)
 	}
-	if count == 0 {
+	most := int64(0)
+	for _, n := range offsets {
+		most = max(most, n)
+	}
+	if most == 0 {
 		return []Finding{good("none in the last 24 hours")}
 	}
 	records, err := x.tail(ctx, name)
@@ -174,37 +178,60 @@ func (x *examination) deadLetters(ctx context.Context) []Finding {
 		return unasked(err)
 	}
 	reasons := map[string]int{}
+	count := 0
 	for _, r := range records {
-		if reason, ok := r.Header(headerDLQReason); ok && time.Since(r.Time) < 24*time.Hour {
+		if time.Since(r.Time) >= 24*time.Hour {
+			continue
+		}
+		count++
+		if reason, ok := r.Header(headerDLQReason); ok {
 			reasons[string(reason)]++
 		}
+	}
+	if count == 0 {
+		return []Finding{good("none in the last 24 hours")}
+	}
+	// Records are counted, not offsets, of which the markers of transactions have some too.
+	number := fmt.Sprint(count)
+	if most > sample {
+		number += " or more"
 	}
 	told := make([]string, 0, len(reasons))
 	for _, reason := range slices.SortedFunc(maps.Keys(reasons), func(a, b string) int { return reasons[b] - reasons[a] }) {
 		told = append(told, fmt.Sprintf("%s %d", reason, reasons[reason]))
 	}
 	return []Finding{{
-		Level: Warning, What: fmt.Sprintf("%d in the last 24 hours (%s)", count, strings.Join(told, ", ")),
+		Level: Warning, What: fmt.Sprintf("%s in the last 24 hours (%s)", number, strings.Join(told, ", ")),
 		Why:  "somebody asks for notifications that cannot be sent as they are: nobody gets them",
-		Mend: "zns watch --all shows them with their reasons; each tells in its headers zns-dlq-… what is wrong and where it came from",
+		Mend: "zns watch --kind dead-letter --since 24h shows them with their reasons; each tells in its headers zns-dlq-… what is wrong and where it came from",
 	}}
+}
+
+// younger is how many offsets of each partition of a topic are younger than an age.
+func (x *examination) younger(ctx context.Context, name string, age time.Duration) (map[int32]int64, error) {
+	from, err := x.Admin.OffsetsAt(ctx, name, time.Now().Add(-age))
+	if err != nil {
+		return nil, err
+	}
+	ends, err := x.Admin.EndOffsets(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	n := make(map[int32]int64, len(ends))
+	for p, end := range ends {
+		n[p] = max(0, end-from[p])
+	}
+	return n, nil
 }
 
 // since is how many offsets of a topic are younger than an age.
 func (x *examination) since(ctx context.Context, name string, age time.Duration) (int64, error) {
-	from, err := x.Admin.OffsetsAt(ctx, name, time.Now().Add(-age))
-	if err != nil {
-		return 0, err
+	offsets, err := x.younger(ctx, name, age)
+	sum := int64(0)
+	for _, n := range offsets {
+		sum += n
 	}
-	ends, err := x.Admin.EndOffsets(ctx, name)
-	if err != nil {
-		return 0, err
-	}
-	n := int64(0)
-	for p, end := range ends {
-		n += max(0, end-from[p])
-	}
-	return n, nil
+	return sum, err
 }
 
 // sentBefore and sentFor bound what is judged: receipts of what was just sent are still under way.

@@ -47,6 +47,7 @@ func records(t *testing.T) []kafka.Record {
 		{Topic: topic.Unresolved, Value: encode(t, &znsv1.Unresolved{NotificationId: id, Cause: znsv1.UnknownCause_UNKNOWN_CAUSE_TIMEOUT, Policy: znsv1.UnknownPolicy_UNKNOWN_POLICY_HOLD, DecideBy: at(time.Hour)})},
 		{Topic: topic.Failed, Value: encode(t, &znsv1.Failed{NotificationId: id, Recipient: to, Reason: znsv1.FailureReason_FAILURE_REASON_REJECTED, ProviderCode: -118, ProviderMessage: "Zalo account not existed", Advice: znsv1.Advice_ADVICE_TRY_OTHER_CHANNEL, Fallback: map[string]string{"sms_text": "Nguyen Van A"}})},
 		{Topic: topic.Failed, Value: encode(t, &znsv1.Failed{NotificationId: id, Reason: znsv1.FailureReason_FAILURE_REASON_INVALID, Violations: []*znsv1.Violation{{Field: "recipient.phone", Rule: "phone", Message: "not a phone number"}}})},
+		{Topic: topic.Failed, Value: encode(t, &znsv1.Failed{NotificationId: id, Reason: znsv1.FailureReason_FAILURE_REASON_INVALID, Violations: []*znsv1.Violation{{Message: "broken JSON"}}})},
 		{Topic: topic.Delivered, Value: encode(t, &znsv1.Delivered{NotificationId: id, Recipient: to, RequestedTime: at(0), EventTime: at(400 * time.Millisecond), Billable: new(true)})},
 		{Topic: topic.Callback, Headers: []kafka.Header{{Key: "ce_subject", Value: []byte(id)}}, Value: []byte(`{"event_name":"user_received_message","recipient":{"id":"84987654321"},"message":{"msg_id":"m1","tracking_id":"t1"}}`)},
 		{Topic: topic.Callback, Value: []byte("<html>\x1b[2J")},
@@ -61,7 +62,7 @@ func records(t *testing.T) []kafka.Record {
 
 func TestLinesAndJSON(t *testing.T) {
 	local := time.Local
-	time.Local = time.FixedZone("+07", 7*3600)
+	time.Local = time.UTC
 	defer func() { time.Local = local }()
 	var lines, docs strings.Builder
 	for _, r := range records(t) {

@@ -126,7 +126,11 @@ func FailedText(m *znsv1.Failed) string {
 		parts = append(parts, fmt.Sprintf("%d %s", m.GetProviderCode(), render.OneLine(m.GetProviderMessage(), 80)))
 	}
 	for _, v := range m.GetViolations() {
-		parts = append(parts, render.OneLine(v.GetField(), 80)+": "+render.OneLine(v.GetMessage(), 120))
+		text := render.OneLine(v.GetMessage(), 120)
+		if v.GetField() != "" { // empty: it is about the request as a whole
+			text = render.OneLine(v.GetField(), 80) + ": " + text
+		}
+		parts = append(parts, text)
 	}
 	if advice := enum(m.GetAdvice(), "ADVICE_"); advice != "" {
 		parts = append(parts, advice)
@@ -192,14 +196,14 @@ func until(t *timestamppb.Timestamp) string {
 	if t == nil {
 		return ""
 	}
-	return "until " + t.AsTime().Local().Format("2006-01-02 15:04:05")
+	return "until " + render.Vietnam(t.AsTime()) + " VN"
 }
 
 func notBefore(t *timestamppb.Timestamp) string {
 	if t == nil {
 		return ""
 	}
-	return "not before " + t.AsTime().Local().Format("2006-01-02 15:04:05")
+	return "not before " + render.Vietnam(t.AsTime()) + " VN"
 }
 
 // enum is the value's name without its prefix; empty for UNSPECIFIED.

@@ -126,6 +126,15 @@ func TestStory(t *testing.T) {
 			}),
 		},
 	}}}}
+	// At night an operator's hold stands beside the hours. The rules were read while another topic was.
+	atNight := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 8, at(2), &ledgerv1.Entry{
+		State: ledgerv1.State_STATE_HELD, HoldReason: ledgerv1.HoldReason_HOLD_REASON_HOURS, HoldUntilMs: at(68_400_000).UnixMilli(),
+		Category: notificationv1.Category_CATEGORY_PROMOTION, Request: &notificationv1.NotificationRequested{CampaignId: "tet"},
+		History: []*ledgerv1.Step{step(1, ledgerv1.StepKind_STEP_KIND_ACCEPTED)},
+	}}}, Rules: []*control.Command{{Action: controlv1.Action_ACTION_HOLD, Scope: control.Campaign("tet"), At: at(500), Reason: "wrong price"}}, Searched: []Range{
+		{Topic: topic.Control, To: 1, Records: 1}, {Topic: topic.Status, Partition: 1}, {Topic: topic.Control, Partition: 1, To: 2, Records: 2},
+		{Topic: topic.Sent, Partition: 1}, {Topic: topic.Status, Partition: 1, To: 4},
+	}}
 	rejected := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 9, at(90), &ledgerv1.Entry{
 		State: ledgerv1.State_STATE_FAILED, Attempt: 2, FailureReason: int32(znsv1.FailureReason_FAILURE_REASON_REJECTED), ProviderCode: -118,
 		History: []*ledgerv1.Step{
@@ -163,7 +172,7 @@ func TestStory(t *testing.T) {
 	forgotten := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 9, at(90), nil}}}
 	notYetGone := Facts{ID: id, Ledger: append(slices.Clone(rejected.Ledger), Version{topic.RequestedLedger, 1, 12, at(2000), nil})}
 
-	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "rejected": rejected, "forgotten": forgotten, "not_yet_gone": notYetGone, "unknown": unknown, "old": old} {
+	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "at_night": atNight, "rejected": rejected, "forgotten": forgotten, "not_yet_gone": notYetGone, "unknown": unknown, "old": old} {
 		t.Run(name, func(t *testing.T) {
 			story := Tell(facts, at(3000))
 			got := story.Text(render.Style{}, at(3000), "http://jaeger:16686/trace/{trace_id}")

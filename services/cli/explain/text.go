@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,8 +82,32 @@ func (t Tone) paint(style render.Style) func(string) string {
 	}
 }
 
+// byTopic puts the ranges of one topic beside each other where several topics were read at once. A partition that was
+// read again later stays later.
+func byTopic(ranges []Range) []Range {
+	var groups [][]Range
+	for _, r := range ranges {
+		at := len(groups)
+		for i, g := range slices.Backward(groups) {
+			if g[0].Topic != r.Topic {
+				continue
+			}
+			if i == len(groups)-1 || !slices.ContainsFunc(g, func(o Range) bool { return o.Partition == r.Partition }) {
+				at = i
+			}
+			break
+		}
+		if at == len(groups) {
+			groups = append(groups, nil)
+		}
+		groups[at] = append(groups[at], r)
+	}
+	return slices.Concat(groups...)
+}
+
 // Searched says what was read, one line a topic.
 func Searched(ranges []Range) string {
+	ranges = byTopic(ranges)
 	table := render.Table{}
 	for i := 0; i < len(ranges); {
 		topicName := ranges[i].Topic

@@ -11,11 +11,8 @@ import (
 	"github.com/znshub/znshub/services/sender/limit"
 )
 
-// vietnam has had one time zone without daylight saving since 1975; a fixed zone needs no zone files.
-var vietnam = time.FixedZone("Asia/Ho_Chi_Minh", 7*60*60)
-
 // Vietnam writes a time as clocks in Vietnam show it: quotas, hours and customers go by it.
-func Vietnam(t time.Time) string { return t.In(vietnam).Format("2006-01-02 15:04:05") }
+func Vietnam(t time.Time) string { return render.Vietnam(t) }
 
 // waits says why an entry waits, and which operators' holds it waits for.
 func (s *Story) waits(f Facts, entry *ledgerv1.Entry, now time.Time) {
@@ -35,6 +32,9 @@ func (s *Story) waits(f Facts, entry *ledgerv1.Entry, now time.Time) {
 		if c.Scope.Matches(id, flow) && (c.Expires.IsZero() || now.Before(c.Expires)) {
 			s.HeldBy = append(s.HeldBy, HoldText(c))
 		}
+	}
+	if len(s.HeldBy) > 0 && s.Because != "" && entry.GetHoldReason() != ledgerv1.HoldReason_HOLD_REASON_OPERATOR {
+		s.Because += "; when that ends an operator's hold still stands"
 	}
 }
 
@@ -63,7 +63,7 @@ func because(reason ledgerv1.HoldReason) string {
 	case ledgerv1.HoldReason_HOLD_REASON_QUOTA:
 		return "a quota of Zalo is used up"
 	case ledgerv1.HoldReason_HOLD_REASON_HOURS:
-		return "not at this hour: promotions go out from 06:00 to 21:59 Vietnam time"
+		return "outside its category's hours, SENDER_HOURS (promotions: 06:00 to 21:59 Vietnam time, unless it says otherwise)"
 	case ledgerv1.HoldReason_HOLD_REASON_TOKEN:
 		return "the OA's access token is missing or refused; a newer one ends the wait"
 	case ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW:

@@ -182,7 +182,7 @@ func (s *Screen) Text(style render.Style) string {
 	}
 	row("Kafka", render.Plural(s.Brokers, "broker")+", "+s.Version)
 	for _, g := range s.Groups {
-		row(g.Name, fmt.Sprintf("%s, %s, %d of %d partitions owned, lag %d on %s", g.State, render.Plural(g.Members, "member"), g.Partitions-len(g.Unowned), g.Partitions, g.Lag, g.Topic))
+		row(g.Name, fmt.Sprintf("%s, %s, %d of %d partitions owned, lag %d on %s", cmp.Or(g.State, "not looked at"), render.Plural(g.Members, "member"), g.Partitions-len(g.Unowned), g.Partitions, g.Lag, g.Topic))
 	}
 	if l := s.Ledger; l != nil {
 		row("waiting", l.waiting())
@@ -200,6 +200,10 @@ func (s *Screen) Text(style render.Style) string {
 		row("hold", render.OneLine(h, 160))
 	}
 	for _, i := range s.Ingests {
+		if i.Error != "" {
+			row("spool", "not known of "+i.URL+": it did not tell")
+			continue
+		}
 		row("spool", fmt.Sprintf("%d callbacks on the disk of %s, %d receipts wait for their send", int(i.Spooled), i.URL, int(i.Waiting)))
 	}
 	if len(s.Ingests) == 0 {

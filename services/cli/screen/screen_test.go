@@ -114,6 +114,23 @@ func TestOver(t *testing.T) {
 	}
 }
 
+// What was not told is not shown as if it had been.
+func TestTextOfWhatIsNotKnown(t *testing.T) {
+	s := healthy()
+	s.Groups[0] = Group{Name: "zns-sender", Topic: "notification.requested"} // its topic does not exist
+	s.Ingests[0] = Ingest{URL: "http://i", Error: "refused"}
+	s.Judge()
+	text := s.Text(render.Style{})
+	for _, want := range []string{"zns-sender  not looked at, 0 members", "spool       not known of http://i: it did not tell"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "0 callbacks") {
+		t.Errorf("a spool that nobody told of is empty:\n%s", text)
+	}
+}
+
 func TestCount(t *testing.T) {
 	l := &Ledger{Held: map[string]int{}}
 	ms := func(d time.Duration) int64 { return now.Add(d).UnixMilli() }
