@@ -168,7 +168,7 @@ func (a *Admin) checkCopies(s topic.Spec, info TopicInfo, brokers int, found map
 	if brokers < 3 {
 		return []Problem{{
 			Topic: s.Name, Warning: true,
-			What:    fmt.Sprintf("the cluster has %d brokers; state needs 3 to survive the loss of one", brokers),
+			What:    fmt.Sprintf("brokers in the cluster: %d; state needs 3 to survive the loss of one", brokers),
 			Command: "kafka-reassign-partitions.sh, once there are 3 brokers",
 		}}
 	}

@@ -93,6 +93,8 @@ func (a *App) Run(ctx context.Context, args []string) (code int) {
 	a.Style = render.StyleFor(a.Out, a.getenv)
 	if len(args) == 0 {
 		args = []string{"--help"}
+	} else if args[0] == "help" { // zns help send
+		args = append(slices.Clone(args[1:]), "--help")
 	}
 	var g grammar
 	parser, err := kong.New(&g,

@@ -97,6 +97,8 @@ func TestUsage(t *testing.T) {
 		{[]string{"publish", "--bogus"}, exitUsage, []string{"unknown flag --bogus", "next: zns publish --help"}},
 		{[]string{"send", "--phone", "0987654321"}, exitUsage, []string{"missing flags: --template", "next: zns send --help"}},
 		{[]string{"send", "--phone", "0987", "--template", "1"}, exitUsage, []string{"recipient.phone"}},
+		{[]string{"help"}, 0, []string{"Usage: zns <command>"}},
+		{[]string{"help", "unknown", "list"}, 0, []string{"Usage: zns unknown list"}},
 		{[]string{"--version"}, 0, []string{"zns "}},
 		{[]string{"send", "--phone", "0987654321", "--template", "1", "--not-before", "tomorrow"}, exitUsage, []string{`--not-before: "tomorrow" is not a time with its zone such as 2026-12-01T06:00:00+07:00`}},
 		{[]string{"send", "--phone", "0987654321", "--template", "1", "--ttl", "5x"}, exitUsage, []string{`--ttl: "5x" is not a duration such as`, "7d"}},

@@ -131,7 +131,11 @@ func (a *App) settingsFindings() []doctor.Finding {
 		})
 	}
 	if len(findings) == 0 {
-		add(doctor.Finding{Level: doctor.Good, What: "the programs would start with the settings here"})
+		what := "the programs would start with the settings here"
+		if !ingests {
+			what = "sender would start with the settings here; webhook-ingest's are not here"
+		}
+		add(doctor.Finding{Level: doctor.Good, What: what})
 	}
 	return findings
 }

@@ -160,7 +160,7 @@ func (c *sendCmd) wait(ctx context.Context, a *App, follow *follower, id string,
 		if err != nil && next.Err() != nil && ctx.Err() == nil {
 			if !told {
 				told = true
-				fmt.Fprintf(a.Err, "waiting, %s in all at most; meanwhile zns explain %s tells for what\n", c.Timeout, id)
+				fmt.Fprintf(a.Err, "waiting, at most %s in all; meanwhile zns explain %s tells for what\n", render.Duration(c.Timeout), id)
 			}
 			continue
 		}

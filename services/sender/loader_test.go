@@ -210,3 +210,23 @@ func TestMemoryIsFull(t *testing.T) {
 		t.Error("another partition still accepts")
 	}
 }
+
+// TestFullLoaderIsNotAskedAgainAtOnce: while as much is being read as may be, and brokers do not answer, what became due
+// meanwhile waits for a read to end: the ticks do not follow one another without a pause.
+func TestFullLoaderIsNotAskedAgainAtOnce(t *testing.T) {
+	c := stingy(newCore(t))
+	c.occupy()
+	var records []kafka.Record
+	for range loadsMost[loadBulk] + 100 {
+		_, r := c.request(ttl(time.Minute))
+		records = append(records, r)
+	}
+	c.tick(true, records...)
+	c.ticks(3)
+	c.pass(2 * time.Minute)
+	c.h.work(&fakeTick{c: c})
+	tx := &fakeTick{c: c} // nothing was read since
+	if next := c.h.work(tx); len(tx.units) > 0 || !next.After(c.now) {
+		t.Errorf("the next tick is wanted %s after this one, which wrote %d", next.Sub(c.now), len(tx.units))
+	}
+}

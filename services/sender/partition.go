@@ -273,11 +273,16 @@ func (p *partition) setTimer(r ref, s *slot, at int64) {
 	}
 }
 
-// nextTimer returns when the first timer is due; 0: there is none.
-func (p *partition) nextTimer() (at int64) {
+// nextTimer returns when the first timer is to be looked at; 0: there is none. One that is due already waits for entries
+// that are being read, and the end of that wakes.
+func (p *partition) nextTimer(now int64) (at int64) {
 	for i := range p.lanes {
 		if r := p.lanes[i].timers.first(); r != 0 {
-			if t := p.at(r).at.get(); at == 0 || t < at {
+			t := p.at(r).at.get()
+			if t <= now {
+				t = now + loadAgain.Milliseconds()
+			}
+			if at == 0 || t < at {
 				at = t
 			}
 		}

@@ -392,7 +392,7 @@ func (h *handler) nextTimer(tx tick) time.Time {
 	}
 	now := tx.Now()
 	for _, p := range h.openParts(tx) {
-		see(p.nextTimer())
+		see(p.nextTimer(ms(now)))
 		if t, ok := p.finished.Front(); ok {
 			see(t.Finished + h.settings.dedupe.Milliseconds())
 		}

@@ -179,7 +179,7 @@ func (s *Stack) mayUse(ctx context.Context, admin *kafka.Admin) error {
 			return err
 		}
 		if len(g.Members) > 0 {
-			return fmt.Errorf("%w: group %s has %d members; they and the simulator's sender would share the requests", ErrInUse, name, len(g.Members))
+			return fmt.Errorf("%w: members of group %s: %d; they and the simulator's sender would share the requests", ErrInUse, name, len(g.Members))
 		}
 	}
 	found, err := admin.Topics(ctx, topic.Requested, topic.RequestedLedger, marker)

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +22,9 @@ func (s *Story) waits(f Facts, entry *ledgerv1.Entry, now time.Time) {
 		return
 	case ledgerv1.State_STATE_HELD:
 		s.Because = because(entry.GetHoldReason())
+		if oa := entry.GetRequest().GetOaId(); oa != "" {
+			s.Because = strings.Replace(s.Because, "the OA's", "OA "+render.OneLine(oa, 40)+"'s", 1)
+		}
 	}
 	id, err := uuid.Parse(f.ID)
 	if err != nil {
