@@ -222,8 +222,9 @@ func prefixed(prefix, text string) string {
 	return prefix + text
 }
 
-// trackingIDs are the tracking_ids of the attempts that any version of the entry names, oldest first.
-func trackingIDs(versions []Version) []string {
+// trackingIDs are the tracking_ids of the attempts that any version of the entry names, oldest first, and the attempts'
+// numbers: one that was cancelled before its call has none, and compaction forgets.
+func trackingIDs(versions []Version) (ids []string, attempts []int32) {
 	byAttempt := map[int32]string{}
 	for _, v := range versions {
 		for _, a := range v.Entry.GetOpenAttempts() {
@@ -233,9 +234,9 @@ func trackingIDs(versions []Version) []string {
 			byAttempt[a.GetNumber()] = a.GetTrackingId()
 		}
 	}
-	ids := make([]string, 0, len(byAttempt))
-	for _, n := range slices.Sorted(maps.Keys(byAttempt)) {
+	attempts = slices.Sorted(maps.Keys(byAttempt))
+	for _, n := range attempts {
 		ids = append(ids, render.OneLine(byAttempt[n], 64))
 	}
-	return ids
+	return ids, attempts
 }

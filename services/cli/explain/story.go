@@ -94,6 +94,8 @@ type Story struct {
 	Lines          []Line   `json:"story"`
 	TraceID        string   `json:"trace_id,omitempty"`
 	Searched       []Range  `json:"searched"`
+
+	attempts []int32 // the numbers of the attempts of TrackingIDs
 }
 
 // Found reports whether anything at all was found.
@@ -186,7 +188,7 @@ func (s *Story) head(f Facts) {
 	if entry := f.newest(); entry != nil {
 		s.MsgID = cmp.Or(s.MsgID, entry.GetMsgId())
 		s.Category = name(entry.GetCategory(), "CATEGORY_")
-		s.TrackingIDs = trackingIDs(f.Ledger)
+		s.TrackingIDs, s.attempts = trackingIDs(f.Ledger)
 		if parts := strings.Split(entry.GetTraceparent(), "-"); len(parts) == 4 {
 			s.TraceID = cmp.Or(s.TraceID, parts[1])
 		}

@@ -135,6 +135,11 @@ func TestStory(t *testing.T) {
 		{Topic: topic.Control, To: 1, Records: 1}, {Topic: topic.Status, Partition: 1}, {Topic: topic.Control, Partition: 1, To: 2, Records: 2},
 		{Topic: topic.Sent, Partition: 1}, {Topic: topic.Status, Partition: 1, To: 4},
 	}}
+	// Cancelled before its first call, and redriven.
+	redriven := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 8, at(2), &ledgerv1.Entry{
+		State: ledgerv1.State_STATE_SENDING, Attempt: 2, OpenAttempts: []*ledgerv1.Attempt{{Number: 2, TrackingId: "4WaxRH2bwD2xPHUT7sWVo2oIzLXt9yvXuQ5dODwqzKbjuN8k"}},
+		History: []*ledgerv1.Step{step(1, ledgerv1.StepKind_STEP_KIND_INTENT, func(s *ledgerv1.Step) { s.Attempt = 2 })},
+	}}}}
 	// A request that names an OA which the hub has no token of, perhaps by a slip.
 	noToken := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 8, at(2), &ledgerv1.Entry{
 		State: ledgerv1.State_STATE_HELD, HoldReason: ledgerv1.HoldReason_HOLD_REASON_TOKEN, Request: &notificationv1.NotificationRequested{OaId: "2893352839501541174"},
@@ -177,7 +182,7 @@ func TestStory(t *testing.T) {
 	forgotten := Facts{ID: id, Ledger: []Version{{topic.RequestedLedger, 1, 9, at(90), nil}}}
 	notYetGone := Facts{ID: id, Ledger: append(slices.Clone(rejected.Ledger), Version{topic.RequestedLedger, 1, 12, at(2000), nil})}
 
-	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "at_night": atNight, "no_token": noToken, "rejected": rejected, "forgotten": forgotten, "not_yet_gone": notYetGone, "unknown": unknown, "old": old} {
+	for name, facts := range map[string]Facts{"answer_lost": answerLost(t), "held": held, "at_night": atNight, "no_token": noToken, "redriven": redriven, "rejected": rejected, "forgotten": forgotten, "not_yet_gone": notYetGone, "unknown": unknown, "old": old} {
 		t.Run(name, func(t *testing.T) {
 			story := Tell(facts, at(3000))
 			got := story.Text(render.Style{}, at(3000), "http://jaeger:16686/trace/{trace_id}")

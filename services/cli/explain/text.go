@@ -33,7 +33,7 @@ func (s *Story) Text(style render.Style, now time.Time, traceURL string) string 
 		head.Row("msg_id", render.OneLine(s.MsgID, 60))
 	}
 	for i, id := range s.TrackingIDs {
-		head.Row("tracking_id", id+fmt.Sprintf(" (attempt %d)", i+1))
+		head.Row("tracking_id", id+fmt.Sprintf(" (attempt %d)", s.attempts[i]))
 	}
 	head.Cells(render.Cell{Text: "state"}, render.Cell{Text: s.State, Paint: style.Bold})
 	if s.Because != "" {
