@@ -70,6 +70,11 @@ IMAGES := zns sender webhook-ingest zalo-sim
 ZNS_VERSION ?= dev
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) -f deploy/compose.yaml
 
+.PHONY: need-compose
+need-compose:
+	@docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || \
+		{ echo "neither 'docker compose' nor docker-compose is here: install Docker's compose plugin, or run 'bin/zns dev', which needs no containers" >&2; exit 1; }
+
 .PHONY: images
 images: ## Build the images znshub/{zns,sender,webhook-ingest,zalo-sim}:$ZNS_VERSION (dev); needs Docker alone.
 	@for p in $(IMAGES); do \
@@ -79,11 +84,11 @@ images: ## Build the images znshub/{zns,sender,webhook-ingest,zalo-sim}:$ZNS_VER
 	done
 
 .PHONY: up
-up: ## Start Kafka, the hub, the simulator and Jaeger in containers (deploy/compose.yaml) and wait until they are ready.
+up: need-compose ## Start Kafka, the hub, the simulator and Jaeger in containers (deploy/compose.yaml) and wait until they are ready.
 	@ZNS_VERSION=$(ZNS_VERSION) $(COMPOSE) up --detach --wait
 
 .PHONY: down
-down: ## Stop what 'make up' started; Kafka's data and the spool are kept.
+down: need-compose ## Stop what 'make up' started; Kafka's data and the spool are kept.
 	@$(COMPOSE) down
 
 .PHONY: stand-ins
