@@ -160,5 +160,7 @@ func (c Config) sasl() (kgo.Opt, error) {
 // "." nor "..".
 func IsTopicName(name string) bool {
 	return name != "" && len(name) <= 249 && name != "." && name != ".." &&
-		strings.IndexFunc(name, func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) }) < 0
+		strings.IndexFunc(name, func(r rune) bool {
+			return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r)
+		}) < 0
 }
