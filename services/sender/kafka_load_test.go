@@ -237,7 +237,7 @@ func TestKafkaMemory(t *testing.T) {
 	if used > 2*room || payload > 4<<20 {
 		t.Errorf("%d bytes of index and %d of entries are held with room for %d", used, payload, room)
 	}
-	w.wantAllSentOnce(ids, 60*time.Second)
+	w.wantAllSentOnce(ids, 3*time.Minute)
 }
 
 func incompressible(n int) []byte {

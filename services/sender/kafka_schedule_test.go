@@ -132,7 +132,7 @@ func TestKafkaReadAgain(t *testing.T) {
 	}
 	s.stop()
 	w.run("b")
-	w.wantAllSentOnce(ids, 90*time.Second)
+	w.wantAllSentOnce(ids, 3*time.Minute)
 	for i := range 4000 {
 		if p := w.provider.got(fmt.Sprint(i)); len(p[0].TemplateData["text"]) != 600 || p[0].At.Before(at) {
 			t.Fatalf("notification %d: %d bytes of text, %s before its time", i, len(p[0].TemplateData["text"]), at.Sub(p[0].At))
