@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,16 @@ func (b *bed) alter(name, key, value string) {
 	answers, err := b.admin.AlterTopicConfigs(b.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}, name)
 	if err != nil || answers[0].Err != nil {
 		b.Fatalf("set %s of %s: %v, %v", key, name, err, answers)
+	}
+	// A broker learns of it from the controller after the answer.
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		described, err := b.admin.DescribeTopicConfigs(b.Context(), name)
+		if err == nil && slices.ContainsFunc(described[0].Configs, func(c kadm.Config) bool { return c.Key == key && c.MaybeValue() == value }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("%s of %s is not %s: %v, %v", key, name, value, err, described)
+		}
 	}
 }
 
