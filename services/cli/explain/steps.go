@@ -188,7 +188,12 @@ func state(f Facts, entry *ledgerv1.Entry, now time.Time) string {
 		text += ": " + name(entry.GetHoldReason(), "HOLD_REASON_")
 		if entry.GetHoldUntilMs() != 0 {
 			at := time.UnixMilli(entry.GetHoldUntilMs())
-			text += fmt.Sprintf(", until %s, in %s", stamp(at), render.Duration(at.Sub(now)))
+			text += ", until " + stamp(at)
+			if left := at.Sub(now); left > 0 {
+				text += ", in " + render.Duration(left)
+			} else {
+				text += ", which has passed"
+			}
 		}
 	case ledgerv1.State_STATE_UNKNOWN:
 		text += ": " + cause(entry.GetUnknownCause()) + decide(entry.GetDecideByMs(), f.policy())

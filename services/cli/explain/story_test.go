@@ -220,3 +220,17 @@ func TestStoryHoldsNoPersonalData(t *testing.T) {
 		}
 	}
 }
+
+// A wait whose end has come is not told as one that ends in less than no time.
+func TestStateOfAWaitThatIsOver(t *testing.T) {
+	at := time.Date(2026, 11, 23, 6, 0, 0, 0, time.UTC)
+	entry := &ledgerv1.Entry{State: ledgerv1.State_STATE_HELD, HoldReason: ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE, HoldUntilMs: at.UnixMilli()}
+	for now, want := range map[time.Time]string{
+		at.Add(-time.Hour): "HELD: NOT_BEFORE, until 2026-11-23 13:00:00 VN, in 1 h",
+		at.Add(time.Hour):  "HELD: NOT_BEFORE, until 2026-11-23 13:00:00 VN, which has passed",
+	} {
+		if got := state(Facts{}, entry, now); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
