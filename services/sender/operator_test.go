@@ -407,34 +407,6 @@ func TestCancelLeavesTheCallUnderWay(t *testing.T) {
 	}
 }
 
-// TestNothingIsSentAgainAfterACancel: whether the first attempt was sent nobody knows, but there is no second one.
-func TestNothingIsSentAgainAfterACancel(t *testing.T) {
-	for _, cancelled := range []bool{false, true} {
-		c := newCore(t)
-		o := c.listen()
-		id := c.many(1, ofCampaign("tet"), onUnknown(notificationv1.OnUnknown_ON_UNKNOWN_RESEND))[0]
-		c.answer(id, lost)
-		c.tick(true)
-		c.want(id, "UNKNOWN")
-		if cancelled {
-			o.give(cancel, control.Campaign("tet"))
-		}
-		c.pass(2*time.Hour + time.Minute)
-		for i := 0; c.state(id) == "UNKNOWN" && i < 10; i++ {
-			c.readerPassed()
-			c.tick(true)
-		}
-		if !cancelled {
-			c.want(id, "SENDING(2)")
-			continue
-		}
-		f := c.failed(id)
-		if len(f) != 1 || f[0].Reason != znsv1.FailureReason_FAILURE_REASON_UNRESOLVED || !f[0].PossiblySent || f[0].Advice != znsv1.Advice_ADVICE_ASK_OPERATOR {
-			t.Errorf("zns.failed: %v, it is %s", f, c.state(id))
-		}
-	}
-}
-
 func TestRetryNow(t *testing.T) {
 	c := newCore(t)
 	o := c.listen()

@@ -11,6 +11,7 @@ import (
 	"github.com/znshub/znshub/pkg/zalo"
 	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
+	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 	"github.com/znshub/znshub/services/sender/control"
 )
 
@@ -242,5 +243,33 @@ func TestUnlistedCodeWaitsForAPerson(t *testing.T) {
 	c.tick(true)
 	if f := c.failed(id); len(f) != 1 || f[0].Reason != unsolved || !f[0].PossiblySent {
 		t.Fatalf("zns.failed: %v", f)
+	}
+}
+
+// TestNothingIsSentAgainAfterACancel: whether the first attempt was sent nobody knows, but there is no second one.
+func TestNothingIsSentAgainAfterACancel(t *testing.T) {
+	for _, cancelled := range []bool{false, true} {
+		c := newCore(t)
+		o := c.listen()
+		id := c.many(1, ofCampaign("tet"), onUnknown(notificationv1.OnUnknown_ON_UNKNOWN_RESEND))[0]
+		c.answer(id, lost)
+		c.tick(true)
+		c.want(id, "UNKNOWN")
+		if cancelled {
+			o.give(cancel, control.Campaign("tet"))
+		}
+		c.pass(2*time.Hour + time.Minute)
+		for i := 0; c.state(id) == "UNKNOWN" && i < 10; i++ {
+			c.readerPassed()
+			c.tick(true)
+		}
+		if !cancelled {
+			c.want(id, "SENDING(2)")
+			continue
+		}
+		f := c.failed(id)
+		if len(f) != 1 || f[0].Reason != znsv1.FailureReason_FAILURE_REASON_UNRESOLVED || !f[0].PossiblySent || f[0].Advice != znsv1.Advice_ADVICE_ASK_OPERATOR {
+			t.Errorf("zns.failed: %v, it is %s", f, c.state(id))
+		}
 	}
 }
