@@ -193,6 +193,9 @@ func TestClockIsSet(t *testing.T) {
 	if n := in.totals().Requests; n != load.Total {
 		t.Errorf("%d calls while the clock was wrong", n-load.Total)
 	}
+	if err := p.ReadyNow(in.within(time.Second)); err == nil || !strings.Contains(err.Error(), "differs from the broker's by 10m0s") {
+		t.Errorf("the clock that was set was not compared with the broker's: %v", err)
+	}
 	in.must(p.SetClock(0))
 	in.wait(time.Minute, "the others once the clock is right", func(n harness.Counts) bool { return n.Delivered == load.Total+more.Total })
 	for _, c := range in.calls() {

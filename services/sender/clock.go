@@ -100,8 +100,9 @@ func drift(a, b time.Time) time.Duration {
 // committed says that a transaction which began at the given time and wrote to the ledger of a partition was
 // committed just now.
 func (c *clock) committed(partition int32, began time.Time) {
-	c.mu.Lock()
 	now := time.Now()
+	began = now.Add(-now.Sub(began)) // by the wall clock, which is what is compared, also while now goes by the other
+	c.mu.Lock()
 	due := !c.asking && !c.off && (c.measured.IsZero() || c.skew > maxSkew || drift(c.measured, now) > maxDrift || now.Sub(c.asked) >= measureEvery)
 	if due {
 		c.asking, c.asked = true, now
