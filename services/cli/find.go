@@ -177,10 +177,10 @@ func findTable(style render.Style, found []find.Found) string {
 			state += ", overdue"
 		}
 		if f.Until != nil {
-			state += " until " + explain.Vietnam(*f.Until)
+			state += " until " + render.Vietnam(*f.Until)
 		}
 		short := func(s string) render.Cell { return render.Cell{Text: render.OneLine(s, 40)} }
-		table.Cells(render.Cell{Text: explain.Vietnam(f.Time), Paint: style.Dim}, render.Cell{Text: state, Paint: paint},
+		table.Cells(render.Cell{Text: render.Vietnam(f.Time), Paint: style.Dim}, render.Cell{Text: state, Paint: paint},
 			short(f.Template), short(f.Reference), short(f.Customer), short(f.Campaign), render.Cell{Text: f.ID})
 	}
 	return table.String()

@@ -135,10 +135,7 @@ func (c *holdCmd) list(ctx context.Context, a *App) error {
 	table := render.Table{Style: a.Style}
 	table.Header("scope", "since", "until", "by", "reason")
 	n := 0
-	for _, rule := range view.Rules() {
-		if !rule.Expires.IsZero() && !now.Before(rule.Expires) {
-			continue
-		}
+	for _, rule := range view.Holding(now) {
 		n++
 		if a.Globals.JSON {
 			line := map[string]any{"scope": rule.Scope.String(), "command_id": rule.ID, "since": rule.At, "actor": rule.Actor, "reason": rule.Reason}

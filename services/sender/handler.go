@@ -205,7 +205,7 @@ func (h *handler) work(tx tick) time.Time {
 	again = h.heard(tx) || again
 	h.obey(tx)
 	var next time.Time
-	if trusted := h.clock.trusted(); trusted {
+	if h.clock.trusted() {
 		h.advance(now)
 		again = h.orphans(tx) || again
 		again = h.supersessions(tx) || again

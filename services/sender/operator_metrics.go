@@ -36,7 +36,7 @@ func newOperatorMetrics(reg prometheus.Registerer, rules *control.Rules) *operat
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "znshub", Subsystem: "sender", Name: "operator_rules",
 			Help: "Standing HOLD rules of operators.",
-		}, func() float64 { return float64(rules.View().Holding(time.Now())) }),
+		}, func() float64 { return float64(len(rules.View().Holding(time.Now()))) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "znshub", Subsystem: "sender", Name: "operator_commands_behind_seconds",
 			Help: "How long ago everything in zns.control was known: more than a few seconds mean that commands do not arrive.",

@@ -203,7 +203,7 @@ func state(f Facts, entry *ledgerv1.Entry, now time.Time) string {
 	return text
 }
 
-func stamp(t time.Time) string { return Vietnam(t) + " VN" }
+func stamp(t time.Time) string { return render.Vietnam(t) + " VN" }
 
 func name(v fmt.Stringer, prefix string) string {
 	text := strings.TrimPrefix(v.String(), prefix)

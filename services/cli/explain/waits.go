@@ -1,7 +1,6 @@
 package explain
 
 import (
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,19 +11,17 @@ import (
 	"github.com/znshub/znshub/services/sender/limit"
 )
 
-// Vietnam writes a time as clocks in Vietnam show it: quotas, hours and customers go by it.
-func Vietnam(t time.Time) string { return render.Vietnam(t) }
-
 // waits says why an entry waits, and which operators' holds it waits for.
 func (s *Story) waits(f Facts, entry *ledgerv1.Entry, now time.Time) {
 	switch entry.GetState() {
 	case ledgerv1.State_STATE_SENT, ledgerv1.State_STATE_FAILED, ledgerv1.State_STATE_SENDING:
 		return
 	case ledgerv1.State_STATE_HELD:
-		s.Because = because(entry.GetHoldReason())
+		whose := "the OA's"
 		if oa := entry.GetRequest().GetOaId(); oa != "" {
-			s.Because = strings.Replace(s.Because, "the OA's", "OA "+render.OneLine(oa, 40)+"'s", 1)
+			whose = "OA " + render.OneLine(oa, 40) + "'s"
 		}
+		s.Because = because(entry.GetHoldReason(), whose)
 	}
 	id, err := uuid.Parse(f.ID)
 	if err != nil {
@@ -33,7 +30,7 @@ func (s *Story) waits(f Facts, entry *ledgerv1.Entry, now time.Time) {
 	req := entry.GetRequest()
 	flow := limit.Flow{OA: req.GetOaId(), Template: req.GetTemplateId(), Campaign: req.GetCampaignId(), Category: entry.GetCategory()}
 	for _, c := range f.Rules {
-		if c.Scope.Matches(id, flow) && (c.Expires.IsZero() || now.Before(c.Expires)) {
+		if c.Scope.Matches(id, flow) && !c.Expired(now) {
 			s.HeldBy = append(s.HeldBy, HoldText(c))
 		}
 	}
@@ -57,8 +54,8 @@ func HoldText(c *control.Command) string {
 	return text
 }
 
-// because says why a notification that is held waits, and what ends that.
-func because(reason ledgerv1.HoldReason) string {
+// because says why a notification that is held waits, and what ends that; whose tells the OA.
+func because(reason ledgerv1.HoldReason, whose string) string {
 	switch reason {
 	case ledgerv1.HoldReason_HOLD_REASON_NOT_BEFORE:
 		return "the request's own not_before"
@@ -69,7 +66,7 @@ func because(reason ledgerv1.HoldReason) string {
 	case ledgerv1.HoldReason_HOLD_REASON_HOURS:
 		return "outside its category's hours, SENDER_HOURS (promotions: 06:00 to 21:59 Vietnam time, unless it says otherwise)"
 	case ledgerv1.HoldReason_HOLD_REASON_TOKEN:
-		return "the OA's access token is missing or refused; a newer one ends the wait"
+		return whose + " access token is missing or refused; a newer one ends the wait"
 	case ledgerv1.HoldReason_HOLD_REASON_TEMPLATE_REVIEW:
 		return "Zalo has not approved the template; its approval ends the wait"
 	case ledgerv1.HoldReason_HOLD_REASON_CIRCUIT:
@@ -79,7 +76,7 @@ func because(reason ledgerv1.HoldReason) string {
 	case ledgerv1.HoldReason_HOLD_REASON_ORDER:
 		return "an earlier one of the same ordering_key is not done"
 	case ledgerv1.HoldReason_HOLD_REASON_ACCOUNT:
-		return "the OA's account or billing; a probe or zns retry ends the wait"
+		return whose + " account or billing; a probe or zns retry ends the wait"
 	case ledgerv1.HoldReason_HOLD_REASON_OPERATOR:
 		return "an operator holds it, or must decide: zns release, zns retry, zns unknown"
 	}

@@ -53,7 +53,7 @@ func Clock(t, now time.Time) string {
 // vietnam has had one time zone without daylight saving since 1975; a fixed zone needs no zone files.
 var vietnam = time.FixedZone("Asia/Ho_Chi_Minh", 7*60*60)
 
-// Vietnam writes a time as clocks in Vietnam show it: "2026-11-22 11:00:00".
+// Vietnam writes a time as clocks in Vietnam show it, which quotas, hours and customers go by: "2026-11-22 11:00:00".
 func Vietnam(t time.Time) string { return t.In(vietnam).Format("2006-01-02 15:04:05") }
 
 // Phone masks a phone number: "+84987654321" becomes "84*****321". Text too short to keep anything becomes "*****".

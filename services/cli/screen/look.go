@@ -21,10 +21,11 @@ import (
 	oav1 "github.com/znshub/znshub/proto/oa/v1"
 	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/cli/explain"
+	"github.com/znshub/znshub/services/cli/render"
 	"github.com/znshub/znshub/services/sender/control"
 )
 
-func vietnam(t time.Time) string { return explain.Vietnam(t) + " (Vietnam)" }
+func vietnam(t time.Time) string { return render.Vietnam(t) + " (Vietnam)" }
 
 // Config says what is looked at.
 type Config struct {
@@ -221,7 +222,7 @@ func quotaOf(q *oav1.Quota, now time.Time) Quota {
 	if q.GetRefusedTime() != nil {
 		row.Refused, row.Code = new(q.GetRefusedTime().AsTime()), q.GetRefusedCode()
 	}
-	if s := q.GetEventTime(); s != nil && explain.Vietnam(s.AsTime())[:len(time.DateOnly)] < explain.Vietnam(now)[:len(time.DateOnly)] {
+	if s := q.GetEventTime(); s != nil && render.Vietnam(s.AsTime())[:len(time.DateOnly)] < render.Vietnam(now)[:len(time.DateOnly)] {
 		row.Remaining = nil // that was left on another day
 	}
 	return row
@@ -235,13 +236,12 @@ func (cfg *Config) holds(ctx context.Context, now time.Time) ([]string, error) {
 	return holdsOf(view, now), nil
 }
 
-// holdsOf are the rules that hold something now: one that has expired stands in the topic until another replaces it.
+// holdsOf are the rules that hold something now.
 func holdsOf(view *control.View, now time.Time) []string {
-	holds := []string{}
-	for _, c := range view.Rules() {
-		if c.Expires.IsZero() || now.Before(c.Expires) {
-			holds = append(holds, explain.HoldText(c))
-		}
+	rules := view.Holding(now)
+	holds := make([]string, 0, len(rules))
+	for _, c := range rules {
+		holds = append(holds, explain.HoldText(c))
 	}
 	return holds
 }

@@ -98,7 +98,7 @@ type hold struct {
 }
 
 func (h *hold) by(c *Command) {
-	if c == nil || !c.Expires.IsZero() && !h.now.Before(c.Expires) {
+	if c == nil || c.Expired(h.now) {
 		return
 	}
 	switch {
@@ -126,7 +126,7 @@ func (v *View) Cancelled(now, requested time.Time, id uuid.UUID, f limit.Flow) *
 	}
 	for _, s := range [...]Scope{All(), OA(f.OA), Template(f.Template), Campaign(f.Campaign), ID(id)} {
 		for _, c := range v.cancels[s] {
-			if !requested.After(c.At) && c.inTime(now) {
+			if !requested.After(c.At) && !c.Expired(now) {
 				return c
 			}
 		}
@@ -134,7 +134,8 @@ func (v *View) Cancelled(now, requested time.Time, id uuid.UUID, f limit.Flow) *
 	return nil
 }
 
-func (c *Command) inTime(now time.Time) bool { return c.Expires.IsZero() || now.Before(c.Expires) }
+// Expired reports whether the command no longer counts. It stands in the topic until another replaces it.
+func (c *Command) Expired(now time.Time) bool { return !c.Expires.IsZero() && !now.Before(c.Expires) }
 
 // Pending returns what a partition that has obeyed everything below done still has to do, in the order in which it was
 // given: commands that are done once, and changes of rules for single notifications. What has expired is left out.
@@ -142,7 +143,7 @@ func (v *View) Pending(now time.Time, done Position) []*Command {
 	var out []*Command
 	for _, c := range v.commands {
 		_, single := c.Scope.ID()
-		if v.done(done, c.Partition, c.Offset) || c.Standing() && !single || !c.Standing() && !c.inTime(now) {
+		if v.done(done, c.Partition, c.Offset) || c.Standing() && !single || !c.Standing() && c.Expired(now) {
 			continue
 		}
 		out = append(out, c)
@@ -176,14 +177,9 @@ func (v *View) Rules() []*Command {
 	return out
 }
 
-// Holding is how many standing HOLDs hold something now: one that has expired stands until another replaces it.
-func (v *View) Holding(now time.Time) (n int) {
-	for _, c := range v.Rules() {
-		if c.inTime(now) {
-			n++
-		}
-	}
-	return n
+// Holding are the Rules that hold something now.
+func (v *View) Holding(now time.Time) []*Command {
+	return slices.DeleteFunc(v.Rules(), func(c *Command) bool { return c.Expired(now) })
 }
 
 // Stale lists the keys of what was to be done once and expired longer than age ago. Whoever may write to the topic may

@@ -124,7 +124,7 @@ func TestHoldThatEndsByItself(t *testing.T) {
 	if _, closed := l.view.Closed(noon.Add(time.Hour), flow); closed {
 		t.Error("after the hour it still holds")
 	}
-	if within, after := l.view.Holding(noon), l.view.Holding(noon.Add(time.Hour)); within != 1 || after != 0 {
+	if within, after := len(l.view.Holding(noon)), len(l.view.Holding(noon.Add(time.Hour))); within != 1 || after != 0 {
 		t.Errorf("%d rules hold within the hour, %d after it", within, after)
 	}
 	// Of several the last to end counts, and one without end goes before all.
