@@ -3,12 +3,13 @@ package pause
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/znshub/znshub/pkg/virtual"
 )
 
 func TestFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		for _, c := range []struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -14,6 +13,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/stream"
+	"github.com/znshub/znshub/pkg/virtual"
 )
 
 // alarm takes requests and writes each again an hour later, to the second.
@@ -52,7 +52,7 @@ func (a *alarm) Work(tx *stream.Tx) time.Time {
 
 // Work is called when it wants to be, and an idle member keeps its membership for hours. In virtual time, on the fake.
 func TestWorkIsCalledOnTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		var network kfake.VirtualNetwork
 		fake, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.ListenFn(network.Listen))...)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/stream"
+	"github.com/znshub/znshub/pkg/virtual"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/services/sender/control"
 )
@@ -74,7 +75,7 @@ func (r fakeReader) Close() {
 
 // TestClock: nothing is trusted before the first comparison, or while the clocks differ.
 func TestClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		skew := time.Duration(0)
 		c := newClock(func(context.Context, int32) (time.Time, error) {

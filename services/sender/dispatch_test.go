@@ -4,11 +4,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/znshub/znshub/pkg/virtual"
 	"github.com/znshub/znshub/pkg/zalo"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/services/sender/limit"
@@ -34,7 +34,7 @@ func limited(t *testing.T, l *limit.Limits) *limit.Permit {
 }
 
 func TestDispatcherBoundsCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		var active, most, made atomic.Int32
 		l := testLimits(20)
 		d := newDispatcher(l, func(*call) zalo.Result {
@@ -57,7 +57,7 @@ func TestDispatcherBoundsCalls(t *testing.T) {
 }
 
 func TestNoCallAfterItsLaunchDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		var made atomic.Int32
 		d := newDispatcher(testLimits(1), func(*call) zalo.Result {
 			made.Add(1)
@@ -86,7 +86,7 @@ func TestNoCallAfterItsLaunchDeadline(t *testing.T) {
 }
 
 func TestNoCallForADroppedPartition(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		var made atomic.Int32
 		d := newDispatcher(testLimits(1), func(*call) zalo.Result {
 			made.Add(1)
@@ -115,7 +115,7 @@ type fakeCallbacks struct {
 }
 
 func TestReconcilerReadsOnlyWhileNeeded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		topic := &fakeCallbacks{}
 		r := newReconciler(topic.open, func() {}, testLog())
 		ctx, stop := contextWithStop(t)

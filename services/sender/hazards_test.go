@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/pkg/virtual"
 	"github.com/znshub/znshub/pkg/zalo"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 )
 
 // An intent that is committed while the breaker is open, after the last call ended, must not be stranded.
 func TestIntentCommittedWhileOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		l := testLimits(16)
 		d := newDispatcher(l, func(*call) zalo.Result { return notSent }, func() {})
 		p := &partition{}
@@ -150,7 +151,7 @@ func TestRestoredPartitionIsNotPassed(t *testing.T) {
 // An intent that is committed while the breaker is open is given back also when the last call under way turns out too
 // late to begin.
 func TestIntentBehindALateCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		l := testLimits(16)
 		d := newDispatcher(l, func(*call) zalo.Result { return notSent }, func() {})
 		p := &partition{}

@@ -6,13 +6,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/znshub/znshub/pkg/virtual"
 	"github.com/znshub/znshub/pkg/zalo"
 )
 
 // TestDispatcherSlots pins that no more goroutines are started than there are calls for them and slots, that a slot is
 // free as soon as its call ends, and that the room for intents counts each call once.
 func TestDispatcherSlots(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		const slots, calls = 8, 100
 		var running, most, made atomic.Int64
 		d := newDispatcher(testLimits(slots), func(*call) zalo.Result {

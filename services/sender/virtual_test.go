@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +15,7 @@ import (
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/service"
+	"github.com/znshub/znshub/pkg/virtual"
 	"github.com/znshub/znshub/proto/topic"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
 )
@@ -34,7 +34,7 @@ func inVirtualDays(t *testing.T, pulse time.Duration, f func(t *testing.T, w *wo
 
 // inVirtualWorld is inVirtualDays with what a program adds that embeds a sender.
 func inVirtualWorld(t *testing.T, extras Extras, f func(t *testing.T, w *world, s *Sender), env ...string) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		var network kfake.VirtualNetwork
 		broker, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.Ports(19092), kfake.ListenFn(network.Listen))...)
 		if err != nil {

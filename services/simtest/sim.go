@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/notification"
+	"github.com/znshub/znshub/pkg/virtual"
 	"github.com/znshub/znshub/proto/topic"
 )
 
@@ -29,7 +29,7 @@ func rateOf(seed uint64) int {
 // Simulate plays a seed over so many days of traffic and fails the test when an equation is broken. It prints the seed,
 // and, when it fails, what happened last.
 func Simulate(t *testing.T, seed uint64, days int, env ...string) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		w := newWorld(t, seed, append(env, fmt.Sprintf("SENDER_RATE=%d", rateOf(seed)))...)
 		defer w.close()
 		begin := time.Now()

@@ -6,12 +6,12 @@ import (
 	"io"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/znshub/znshub/pkg/virtual"
 	"github.com/znshub/znshub/pkg/zalo"
 	"github.com/znshub/znshub/pkg/zalo/zalosim"
 )
@@ -78,7 +78,7 @@ func (v *virtualStand) times(since time.Time) (list []time.Duration) {
 // A callback that is not answered 200 within two seconds is resent after 30 s, 5, 15, 30 and 60 minutes, the same to the
 // byte but for num_retry.
 func TestResends(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		v := newVirtualStand(t, nil)
 		v.answer = func(n int, w http.ResponseWriter) {
 			switch {
@@ -120,7 +120,7 @@ func TestResends(t *testing.T) {
 
 // After the last resend the webhook is disabled, until somebody enables it; messages are delivered all the same.
 func TestWebhookIsDisabled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		v := newVirtualStand(t, func(c *zalosim.Config) { c.TimeScale = 60 })
 		v.answer = func(_ int, w http.ResponseWriter) { w.WriteHeader(http.StatusUnauthorized) }
 		v.send("0912345678", "1")
@@ -147,7 +147,7 @@ func TestWebhookIsDisabled(t *testing.T) {
 
 // Delays are exact and come from the seed; a message is billed only when it is delivered within its template's window.
 func TestDelays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		v := newVirtualStand(t, func(c *zalosim.Config) {
 			c.Latency = zalosim.Range{Low: 50 * time.Millisecond, High: 50 * time.Millisecond}
 			c.Delivery = zalosim.Range{Low: time.Second, High: time.Second}
@@ -185,7 +185,7 @@ func TestDelays(t *testing.T) {
 
 // Callbacks that are out of order are so by their time, not lost.
 func TestOutOfOrder(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		v := newVirtualStand(t, nil)
 		if _, err := v.sim.AddFault(zalosim.Fault{Kind: zalosim.FaultCallbackSwapped, Count: 1}); err != nil {
 			t.Fatal(err)
@@ -202,7 +202,7 @@ func TestOutOfOrder(t *testing.T) {
 
 // Quotas are renewed at midnight in Vietnam, promotions stop at night.
 func TestDays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // begins at 2000-01-01 00:00 UTC, 07:00 in Vietnam
+	virtual.Test(t, func(t *testing.T) { // begins at 2000-01-01 00:00 UTC, 07:00 in Vietnam
 		v := newVirtualStand(t, func(c *zalosim.Config) {
 			c.DailyQuota, c.PromotionsADay, c.PromotionHours = 3, 1, true
 		})
@@ -226,7 +226,7 @@ func TestDays(t *testing.T) {
 
 // Reset drops what is still to come and forgets the rest.
 func TestReset(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		v := newVirtualStand(t, func(c *zalosim.Config) { c.Delivery = zalosim.Range{Low: time.Minute, High: time.Minute} })
 		v.send("0912345678", "1")
 		v.sim.Reset()
@@ -241,7 +241,7 @@ func TestReset(t *testing.T) {
 
 // A callback that is under way during Reset counts for nothing afterwards.
 func TestResetDuringACallback(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
 		v := newVirtualStand(t, nil)
 		v.answer = func(int, http.ResponseWriter) { time.Sleep(time.Second) }
 		v.send("0912345678", "1")
