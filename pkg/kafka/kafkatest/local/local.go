@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -196,7 +197,8 @@ func (b *Broker) Restart(ctx context.Context) error {
 	return b.start(ctx)
 }
 
-// Pause stops the process with SIGSTOP: connections stay open and nothing answers. Resume continues it.
+// Pause stops the process with SIGSTOP: connections stay open and, once its threads have stopped, which takes a moment
+// on a busy machine, nothing answers. Resume continues it.
 func (b *Broker) Pause() error { return b.signal(sigStop) }
 
 // Resume continues a paused broker.
@@ -365,18 +367,27 @@ func (b *Broker) signal(sig syscall.Signal) error {
 	return b.process.signal(sig)
 }
 
-// FreePorts returns n different addresses of 127.0.0.1 on which nothing listens.
+// FreePorts returns n different addresses of 127.0.0.1 on which nothing listens. They are none of those that an
+// operating system gives to outgoing connections (from 32768 on Linux, 49152 elsewhere): such a port may be somebody's
+// when a program that was ended wants it again.
 func FreePorts(n int) ([]string, error) {
+	const first, behind, tries = 10000, 30000, 100
 	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // nothing to cancel on loopback
+	var failed error
+	for range tries {
+		if len(addrs) == n {
+			return addrs, nil
+		}
+		//nolint:noctx // nothing to cancel on loopback
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+mathrand.IntN(behind-first)))
 		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+			failed = err
+			continue
 		}
 		defer l.Close()
 		addrs = append(addrs, l.Addr().String())
 	}
-	return addrs, nil
+	return nil, fmt.Errorf("find %d free ports of 127.0.0.1 from %d to %d: %w", n, first, behind-1, failed)
 }
 
 // tail returns the last lines of text without Java's stack frames.
