@@ -35,8 +35,8 @@ demo: ## Show the main job with telling cases; ends by itself, exit code 0 only 
 .PHONY: test
 test: ## Run all tests, on a real Kafka when java and mvn are here (or KAFKA_BROKERS says where one is).
 	@mkdir -p bin
-	@$(WITH_KAFKA) $(GOTESTSUM) --format pkgname --hide-summary=output --jsonfile bin/test.json \
-		--post-run-command ./deploy/ci/test-summary.sh \
+	@$(WITH_KAFKA) $(GOTESTSUM) --format pkgname --hide-summary=skipped,output --jsonfile bin/test.json \
+		--post-run-command 'go run ./deploy/e2e/cmd/test-summary' \
 		-- $(RACE) -shuffle=on -p 1 -timeout 20m $(TESTFLAGS) work
 
 .PHONY: test-long
