@@ -1,10 +1,12 @@
 package harness
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,7 +39,12 @@ type Proxy struct {
 	changed chan struct{} // closed when the weather changes
 	conns   map[net.Conn]bool
 	closed  bool
+
+	mutes atomic.Int32 // see Mute
 }
+
+// NoAPI is for [Proxy.Mute]: no request of Kafka's protocol has this key.
+const NoAPI = -1
 
 // NewProxy listens. Until Target is called it refuses everybody.
 func NewProxy() (*Proxy, error) {
@@ -46,6 +53,7 @@ func NewProxy() (*Proxy, error) {
 		return nil, fmt.Errorf("open a proxy: %w", err)
 	}
 	p := &Proxy{listener: l, conns: map[net.Conn]bool{}, changed: make(chan struct{})}
+	p.mutes.Store(NoAPI)
 	p.running.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -79,6 +87,11 @@ func (p *Proxy) Set(w Weather) {
 		p.breakAll()
 	}
 }
+
+// Mute is for connections to a Kafka broker: a request with this API key passes, and from it on nothing that the broker
+// says on that connection. It holds for each such request until it is called with another key or NoAPI; a connection
+// that is mute stays so.
+func (p *Proxy) Mute(api int16) { p.mutes.Store(int32(api)) }
 
 // breakAll resets all connections. mu is held.
 func (p *Proxy) breakAll() {
@@ -152,19 +165,53 @@ func (p *Proxy) serve(in net.Conn) {
 		return
 	}
 	var there sync.WaitGroup
-	there.Go(func() { p.pump(out, in) })
-	p.pump(in, out)
+	var mute atomic.Bool
+	there.Go(func() {
+		var requests frames
+		p.pump(out, in, func(b []byte) bool {
+			if requests.begins(b, p.mutes.Load()) {
+				mute.Store(true)
+			}
+			return true
+		})
+	})
+	p.pump(in, out, func([]byte) bool { return !mute.Load() })
 	there.Wait()
 }
 
-// pump copies until one side ends, and then ends both: none of the programs here half-closes.
-func (p *Proxy) pump(to, from net.Conn) {
+// frames follows Kafka's requests in a stream: a length of four bytes, and in what it counts first the API key, two.
+type frames struct {
+	head []byte // of the request that begins
+	rest int64  // of the request under way
+}
+
+// begins takes the next bytes of the stream and reports whether a request with the API key begins in them.
+func (f *frames) begins(b []byte, api int32) (found bool) {
+	for len(b) > 0 {
+		if n := min(f.rest, int64(len(b))); n > 0 {
+			f.rest -= n
+			b = b[n:]
+			continue
+		}
+		f.head = append(f.head, b[0])
+		b = b[1:]
+		if len(f.head) == 6 {
+			found = found || int32(binary.BigEndian.Uint16(f.head[4:])) == api
+			f.rest = int64(binary.BigEndian.Uint32(f.head)) - 2
+			f.head = f.head[:0]
+		}
+	}
+	return found
+}
+
+// pump copies what may pass until one side ends, and then ends both: none of the programs here half-closes.
+func (p *Proxy) pump(to, from net.Conn, may func([]byte) bool) {
 	defer to.Close()
 	defer from.Close()
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buffer)
-		if n > 0 {
+		if n > 0 && may(buffer[:n]) {
 			if !p.pass() {
 				return
 			}

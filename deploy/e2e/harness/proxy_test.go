@@ -89,3 +89,52 @@ func TestProxyWeathers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// From the first request with the key on, what the broker says on that connection is gone, however the bytes come.
+func TestProxyMute(t *testing.T) {
+	p, err := harness.NewProxy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	p.Target(echo(t))
+	request := func(api byte) []byte { return []byte{0, 0, 0, 4, 0, api, 0, 0} }
+	talk := func(piece int) (answered int) {
+		c, err := net.Dial("tcp", p.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, api := range []byte{3, 0, 26, 3} {
+			b := request(api)
+			for len(b) > 0 {
+				n := min(piece, len(b))
+				if _, err := c.Write(b[:n]); err != nil {
+					t.Fatal(err)
+				}
+				b = b[n:]
+				time.Sleep(2 * time.Millisecond) // pieces of their own
+			}
+			_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+			if _, err := io.ReadFull(c, make([]byte, 8)); err == nil {
+				answered++
+			}
+		}
+		return answered
+	}
+	for _, piece := range []int{1, 3, 5, 8} {
+		if n := talk(piece); n != 4 {
+			t.Fatalf("%d of 4 requests answered without Mute", n)
+		}
+	}
+	p.Mute(26)
+	for _, piece := range []int{5, 6, 8} {
+		if n := talk(piece); n != 2 {
+			t.Errorf("in pieces of %d bytes: %d requests answered, want the 2 before", piece, n)
+		}
+	}
+	p.Mute(harness.NoAPI)
+	if n := talk(8); n != 4 {
+		t.Errorf("%d of 4 requests answered afterwards", n)
+	}
+}
