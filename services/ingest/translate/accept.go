@@ -21,7 +21,8 @@ const headerMoved = "zns-moved"
 // Accept takes one raw callback. What is published at once is committed together with its offset; what waits is
 // written to the ledger first.
 func (t *Translator) Accept(u *stream.Unit, r kafka.Record) {
-	if home := kafka.Murmur2Partition(r.Key, u.LedgerPartitions()); home != u.Partition() && !moved(r) {
+	home, beyond := kafka.Murmur2Partition(r.Key, u.LedgerPartitions()), u.Partition() >= u.LedgerPartitions()
+	if home != u.Partition() && (!moved(r) || beyond) {
 		if u.Poison() != nil {
 			t.count(u, "", Raw) // too large to be moved: it stays raw where it is
 			return

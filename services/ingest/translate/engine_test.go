@@ -307,6 +307,19 @@ func TestMovesMisplacedCallbacks(t *testing.T) {
 	}
 }
 
+// Partitions that were added to the topic have no ledger: a callback on one of them is moved home, also when it claims
+// that it was moved there.
+func TestMovesFromBeyondTheLedger(t *testing.T) {
+	r := newRig(t, func(r *rig) { r.input = r.server.Topic(t, "wider", partitions+1) })
+	id := uuid.New()
+	r.write(kafka.Record{
+		Topic: r.input, Partition: partitions, Key: []byte(id.String()), Value: body(id, "m"), Time: time.Now(),
+		Headers: []kafka.Header{{Key: headerMoved, Value: []byte("0@0")}},
+	})
+	r.counted(Moved, 1)
+	r.counted(Waiting, 1)
+}
+
 // A callback that is older than the dedupe window stays raw: nothing remembers whether it was published.
 func TestOldCallbacks(t *testing.T) {
 	r := newRig(t)
