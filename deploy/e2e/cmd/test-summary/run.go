@@ -22,6 +22,7 @@ type test struct {
 	pkg, name string
 	state     string // the last action that is no output: run, pause, cont, pass, fail, skip
 	said      []string
+	more      int // lines of the message under way, besides its first
 }
 
 // run is what happened in a run of "go test -json", in the order in which it began.
@@ -29,8 +30,8 @@ type run struct {
 	tests []*test
 }
 
-// The lines to tell of a test: what it said itself, and why its process died. Logs and stacks of the programs under
-// test are not among them.
+// The lines to tell of a test: the beginnings of what it said itself, and why its process died. Logs and stacks of the
+// programs under test are not among them.
 var (
 	own     = regexp.MustCompile(`^ {4,}\S`)
 	source  = regexp.MustCompile(`^ *\w+\.go:\d+: `)
@@ -38,8 +39,9 @@ var (
 )
 
 const (
-	linesTold = 12  // of one test
-	width     = 300 // of one line
+	linesTold   = 16  // of one test
+	messageTold = 4   // lines of one message
+	width       = 300 // of one line
 )
 
 // read reads the events of a run; with an error it tells those before it.
@@ -79,8 +81,14 @@ func (x *test) take(e event) {
 	case "output", "build-output":
 		text := strings.TrimRight(e.Output, "\n")
 		result := strings.HasPrefix(text, "FAIL") || strings.HasPrefix(text, "ok ") || strings.HasPrefix(text, "# ")
-		if own.MatchString(text) || deathly.MatchString(text) || x.name == "" && !result && text != "" {
+		switch {
+		case source.MatchString(text), deathly.MatchString(text), x.name == "" && !result && text != "":
+			x.more = 0
 			x.said = append(x.said, text)
+		case own.MatchString(text):
+			if x.more++; x.more < messageTold {
+				x.said = append(x.said, text)
+			}
 		}
 	case "build-fail":
 		x.state = "fail"

@@ -25,6 +25,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -367,27 +368,36 @@ func (b *Broker) signal(sig syscall.Signal) error {
 	return b.process.signal(sig)
 }
 
-// FreePorts returns n different addresses of 127.0.0.1 on which nothing listens. They are none of those that an
-// operating system gives to outgoing connections (from 32768 on Linux, 49152 elsewhere): such a port may be somebody's
-// when a program that was ended wants it again.
+// Ports that FreePorts tries: none of those that an operating system gives to outgoing connections (from 32768 on
+// Linux, 49152 elsewhere), because such a port may be somebody's when a program that was ended wants it again.
+const firstPort, behindPorts = 10000, 30000
+
+// nextPort is where FreePorts goes on, from a random beginning: two processes hardly meet.
+var nextPort = func() *atomic.Uint32 {
+	n := new(atomic.Uint32)
+	n.Store(mathrand.Uint32N(behindPorts - firstPort))
+	return n
+}()
+
+// FreePorts returns n addresses of 127.0.0.1 on which nothing listens. It returns none twice before it has tried some
+// twenty thousand others.
 func FreePorts(n int) ([]string, error) {
-	const first, behind, tries = 10000, 30000, 100
+	const refusals = 100 // more means that it is not for one port
 	var addrs []string
-	var failed error
-	for range tries {
-		if len(addrs) == n {
-			return addrs, nil
-		}
+	for refused := 0; len(addrs) < n; {
+		port := firstPort + nextPort.Add(1)%(behindPorts-firstPort)
 		//nolint:noctx // nothing to cancel on loopback
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+mathrand.IntN(behind-first)))
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
-			failed = err
+			if refused++; refused == refusals {
+				return nil, fmt.Errorf("find a free port of 127.0.0.1 from %d to %d: %w", firstPort, behindPorts-1, err)
+			}
 			continue
 		}
-		defer l.Close()
+		l.Close()
 		addrs = append(addrs, l.Addr().String())
 	}
-	return nil, fmt.Errorf("find %d free ports of 127.0.0.1 from %d to %d: %w", n, first, behind-1, failed)
+	return addrs, nil
 }
 
 // tail returns the last lines of text without Java's stack frames.

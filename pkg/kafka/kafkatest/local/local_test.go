@@ -210,6 +210,23 @@ func TestAdvertisedAddress(t *testing.T) {
 	}
 }
 
+// A port that one call returned is no other call's, although nothing listens on it yet.
+func TestFreePorts(t *testing.T) {
+	seen := map[string]bool{}
+	for range 2000 {
+		addrs, err := local.FreePorts(2)
+		if err != nil || len(addrs) != 2 {
+			t.Fatalf("%v, %v", addrs, err)
+		}
+		for _, addr := range addrs {
+			if seen[addr] {
+				t.Fatalf("%s twice", addr)
+			}
+			seen[addr] = true
+		}
+	}
+}
+
 func TestStartTellsWhyItFailed(t *testing.T) {
 	need(t)
 	_, err := local.Start(t.Context(), local.Options{Properties: map[string]string{"offsets.topic.num.partitions": "none"}})
