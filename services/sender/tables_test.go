@@ -127,6 +127,19 @@ func TestVirtualQuota(t *testing.T) {
 		if len(w.sent(id)) != 1 {
 			t.Errorf("%d zns.sent 10 s after a callback told a greater quota", len(w.sent(id)))
 		}
+		// So does one that raises a quota which is used up.
+		quota(0)
+		otps, plain := w.publish(request("otp", ofCategory(otp)))[0], w.publish(request("z", ofCategory(promotion)))[0]
+		time.Sleep(5 * time.Second)
+		if len(w.sent(otps)) != 0 {
+			t.Error("sent over the quota")
+		}
+		told = timestamppb.Now()
+		w.put(topic.OAQuota, testOA, &oav1.Quota{OaId: testOA, EventTime: told, DailyQuota: new(int32(1500)), DailyQuotaTime: told, RemainingQuota: new(int32(0))})
+		time.Sleep(10 * time.Second)
+		if len(w.sent(otps)) != 1 || len(w.sent(plain)) != 1 {
+			t.Errorf("%d and %d zns.sent 10 s after a quota that was used up was raised", len(w.sent(otps)), len(w.sent(plain)))
+		}
 	})
 }
 

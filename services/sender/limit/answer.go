@@ -234,6 +234,7 @@ const soonAgain = 10 * time.Minute
 // word takes what Zalo said about a quota, and opens or closes its gate by it. mu is held.
 func (l *Limits) word(o *oa, t *template, q *quota, k kind, w Word, now time.Time) {
 	q.roll(now, l.cfg.Reserve)
+	before := *q
 	if !q.learn(w, now) {
 		return
 	}
@@ -247,6 +248,9 @@ func (l *Limits) word(o *oa, t *template, q *quota, k kind, w Word, now time.Tim
 	}
 	g := gs.find(k, c)
 	switch {
+	case w.Remaining == nil && g != nil && q.raised(&before):
+		g.probeAt, g.told = now, false // what is left now, a call will tell
+		l.changed(now)
 	case w.Remaining == nil:
 	case *w.Remaining <= 0 && g == nil:
 		l.close(o.id, id, gs, k, c, 0, q.resets, now, nil)

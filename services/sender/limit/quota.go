@@ -84,6 +84,9 @@ func (q *quota) learn(w Word, now time.Time) (news bool) {
 	if w.Total != nil {
 		q.total = int64(*w.Total)
 	}
+	if w.Remaining == nil && q.raised(&before) {
+		q.remaining += q.total - before.total
+	}
 	if w.Remaining != nil {
 		left := max(0, int64(*w.Remaining))
 		if at.Equal(q.at) {
@@ -93,6 +96,11 @@ func (q *quota) learn(w Word, now time.Time) (news bool) {
 	}
 	q.at = at
 	return q.remaining != before.remaining || q.total != before.total || !before.known
+}
+
+// raised reports whether the quota is greater than it was before.
+func (q *quota) raised(before *quota) bool {
+	return before.known && before.total > 0 && q.total > before.total
 }
 
 // left estimates what is left, with inFlight own calls whose answers are still to come, when this process is the given

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/znshub/znshub/pkg/zalo"
 )
 
 func at(day, hour, minute int) time.Time {
@@ -101,6 +103,40 @@ func TestQuotaOutOfOrder(t *testing.T) {
 	b.want(flow("1", "a", otp), "QUOTA")
 	b.l.Quota("1", "", Word{nil, &more, b.now.Add(time.Second)}, b.now.Add(2*time.Second))
 	b.want(flow("1", "a", otp), "")
+}
+
+// A callback tells a raised quota and not what is left of it: one call looks at once, and what nobody waits for may use
+// what came on top. One that tells less, or the same again, opens nothing.
+func TestRaisedQuota(t *testing.T) {
+	b := newBench(t)
+	f := flow("1", "a", plain)
+	b.call(f, told(1000, 0, b.now))
+	b.want(f, "QUOTA")
+	says := func(total int32) {
+		b.pass(time.Minute)
+		b.l.Quota("1", "", Word{Total: &total, At: b.now}, b.now)
+	}
+	says(1000)
+	b.want(f, "QUOTA")
+	says(900)
+	b.want(f, "QUOTA")
+	says(2000)
+	p := b.take(f)
+	b.want(f, "QUOTA") // one call
+	r := refused(-144)
+	p.Answered(b.now, &r)
+	b.want(f, "QUOTA") // it does not hold yet
+	says(3000)
+	b.call(f, zalo.Result{Outcome: zalo.Accepted})
+	n := 0
+	for ; n < 5000; n++ {
+		if _, _, ok := b.l.Take(b.now, flow("1", "a", care)); !ok {
+			break
+		}
+	}
+	if n != 2100-300-1 {
+		t.Errorf("%d calls of what nobody waits for after 2100 came on top of nothing, want all but the reserve of 300", n)
+	}
 }
 
 // An answer from before the reset that comes after it says nothing about the new day; one from after it does, also when
