@@ -51,7 +51,7 @@ func TestTemplateAndQuota(t *testing.T) {
 		t.Helper()
 		before := r.count("translated_total", result)
 		w.mustPost(r.url, []byte(body))
-		eventually(t, 30*time.Second, body+" is "+result, func() bool { return r.count("translated_total", result) == before+1 })
+		eventually(t, body+" is "+result, func() bool { return r.count("translated_total", result) == before+1 })
 	}
 	status := func(to string, ms int64) string {
 		return fmt.Sprintf(`{"event_name":"change_template_status","oa_id":%q,"app_id":%q,"template_id":"31239","status":{"prev_status":"ENABLE","new_status":%q},"reason":"r-%s","timestamp":"1787209817225","x":%d}`, testOA, testApp, to, to, ms)

@@ -108,13 +108,13 @@ func brokerAway(t *testing.T, server *kafkatest.Server) {
 	time.Sleep(4 * time.Second)
 	hung := r.count("spool_records")
 	server.Resume(t)
-	eventually(t, 30*time.Second, "the spool is empty after the hang", func() bool { return r.count("spool_records") == 0 })
+	eventually(t, "the spool is empty after the hang", func() bool { return r.count("spool_records") == 0 })
 
 	server.Kill(t)
 	time.Sleep(4 * time.Second)
 	dead := r.count("spool_records")
 	server.Restart(t)
-	eventually(t, 60*time.Second, "the spool is empty after the restart", func() bool { return r.count("spool_records") == 0 })
+	eventually(t, "the spool is empty after the restart", func() bool { return r.count("spool_records") == 0 })
 	time.Sleep(500 * time.Millisecond)
 	tr.stop()
 
@@ -146,7 +146,7 @@ func killedWithSpool(t *testing.T, server *kafkatest.Server) {
 		p = w.process(cfg)
 	}
 	server.Restart(t)
-	eventually(t, 60*time.Second, "every callback that was answered 200 is in Kafka", func() bool {
+	eventually(t, "every callback that was answered 200 is in Kafka", func() bool {
 		raw := map[string]bool{}
 		for _, r := range w.read(w.topics.Callback) {
 			raw[string(r.Key)] = true
@@ -163,7 +163,7 @@ func killedWithSpool(t *testing.T, server *kafkatest.Server) {
 		t.Error("too few to tell")
 	}
 	w.sentAll(all.answered)
-	eventually(t, 60*time.Second, "every callback is published", func() bool {
+	eventually(t, "every callback is published", func() bool {
 		published := map[string]int{}
 		for _, r := range w.read(w.topics.Delivered) {
 			published[string(r.Key)]++
@@ -237,7 +237,7 @@ func stopEmptiesSpool(t *testing.T, server *kafkatest.Server) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- r.stop() }()
-	eventually(t, time.Second, "not ready", func() bool { return r.ingest.Ready() != nil })
+	eventually(t, "not ready", func() bool { return r.ingest.Ready() != nil })
 	time.Sleep(time.Second)
 	server.Resume(t)
 	select {
@@ -280,7 +280,7 @@ func noRoomAnywhere(t *testing.T, server *kafkatest.Server) {
 		t.Errorf("%v answers counted as not stored", n)
 	}
 	server.Resume(t)
-	eventually(t, 30*time.Second, "the spool is empty", func() bool { return r.count("spool_records") == 0 })
+	eventually(t, "the spool is empty", func() bool { return r.count("spool_records") == 0 })
 	w.mustPost(r.url, []byte(big))
 	if n := len(w.read(w.topics.Callback)); n < stored+1 {
 		t.Errorf("%d raw callbacks, want %d or more", n, stored+1)
@@ -294,10 +294,10 @@ func startWithoutKafka(t *testing.T, server *kafkatest.Server) {
 	w.sent(m)
 	server.Kill(t)
 	r := w.start(w.config())
-	eventually(t, 10*time.Second, "ready without Kafka", func() bool { return r.ingest.Ready() == nil })
+	eventually(t, "ready without Kafka", func() bool { return r.ingest.Ready() == nil })
 	w.mustPost(r.url, m.callback())
 	server.Restart(t)
-	if got := w.deliveries(1, 60*time.Second)[m.id.String()]; got.GetTemplateId() == "" {
+	if got := w.deliveries(1, time.Minute)[m.id.String()]; got.GetTemplateId() == "" {
 		t.Errorf("event %v", got)
 	}
 }
@@ -326,7 +326,7 @@ func TestTwoReplicas(t *testing.T) {
 	t.Logf("%d receipts, slowest answer %v", len(tr.answered), max(tr.slowest, more.slowest))
 	w.sentAll(tr.answered)
 	// What the killed process had stored without answering counts too: one event each, none twice.
-	eventually(t, 60*time.Second, "every answered receipt is published", func() bool {
+	eventually(t, "every answered receipt is published", func() bool {
 		published := map[string]int{}
 		for _, rec := range w.read(w.topics.Delivered) {
 			published[string(rec.Key)]++

@@ -111,7 +111,7 @@ func TestStatus(t *testing.T) {
 	r := w.start(w.config())
 	m := newMessage()
 	w.sent(m)
-	eventually(t, 30*time.Second, "SENT", func() bool {
+	eventually(t, "SENT", func() bool {
 		return w.snapshots()[m.id.String()].GetState() == znsv1.NotificationState_NOTIFICATION_STATE_SENT
 	})
 	first := w.snapshots()[m.id.String()]
@@ -119,7 +119,7 @@ func TestStatus(t *testing.T) {
 		t.Errorf("revision %d, event_id %s", first.GetRevision(), first.GetEventId())
 	}
 	w.mustPost(r.url, m.callback())
-	eventually(t, 30*time.Second, "DELIVERED", func() bool {
+	eventually(t, "DELIVERED", func() bool {
 		return w.snapshots()[m.id.String()].GetState() == znsv1.NotificationState_NOTIFICATION_STATE_DELIVERED
 	})
 	got := w.snapshots()[m.id.String()]
@@ -139,7 +139,7 @@ func TestStatus(t *testing.T) {
 	before := len(w.read(w.topics.Status))
 	w.publish(w.topics.Unresolved, m, &znsv1.Unresolved{NotificationId: m.id.String(), Attempt: 1})
 	w.sent(m)
-	eventually(t, 30*time.Second, "two events that change nothing", func() bool { return r.count("status_events_total", "unchanged") == 2 })
+	eventually(t, "two events that change nothing", func() bool { return r.count("status_events_total", "unchanged") == 2 })
 	if now := len(w.read(w.topics.Status)); now != before {
 		t.Errorf("%d snapshots became %d", before, now)
 	}
@@ -218,7 +218,7 @@ func TestStatusRebuilt(t *testing.T) {
 	time.Sleep(time.Second)
 	close(stop)
 	posting.Wait()
-	eventually(t, 60*time.Second, "every notification has a snapshot", func() bool { return len(w.snapshots()) == n })
+	eventually(t, "every notification has a snapshot", func() bool { return len(w.snapshots()) == n })
 	report := w.rebuilt(n)
 	states := map[string]int{}
 	for _, s := range w.snapshots() {
@@ -244,7 +244,7 @@ func TestStatusReplay(t *testing.T) {
 			w.mustPost(r.url, m.callback())
 		}
 	}
-	eventually(t, 60*time.Second, "every notification has a snapshot", func() bool { return len(w.snapshots()) == n })
+	eventually(t, "every notification has a snapshot", func() bool { return len(w.snapshots()) == n })
 	w.rebuilt(n)
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
@@ -254,7 +254,7 @@ func TestStatusReplay(t *testing.T) {
 	fresh := newWorld(t, w.server, 2)
 	w.topics.Ledger, w.group = fresh.topics.Ledger, fresh.group
 	r = w.start(w.config())
-	eventually(t, 60*time.Second, "everything was read again", func() bool { return r.count("status_events_total", "unchanged") >= float64(w.rebuilt(n).Events) })
+	eventually(t, "everything was read again", func() bool { return r.count("status_events_total", "unchanged") >= float64(w.rebuilt(n).Events) })
 	if now := len(w.read(w.topics.Status)); now != before || r.count("status_events_total", "folded") != 0 {
 		t.Errorf("%d snapshots became %d", before, now)
 	}
@@ -270,7 +270,7 @@ func TestStatusReplay(t *testing.T) {
 	if err := admin.Delete(t.Context(), w.topics.Status); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "the topic is gone", func() bool {
+	eventually(t, "the topic is gone", func() bool {
 		found, err := admin.Topics(t.Context(), w.topics.Status)
 		return err == nil && len(found) == 0
 	})
@@ -278,7 +278,7 @@ func TestStatusReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.start(w.config())
-	eventually(t, 60*time.Second, "zns.status is there again", func() bool { return len(w.snapshots()) == n })
+	eventually(t, "zns.status is there again", func() bool { return len(w.snapshots()) == n })
 	w.rebuilt(n)
 }
 
@@ -329,7 +329,7 @@ func TestOverdue(t *testing.T) {
 	w.watched(inTime, 3*time.Second)
 	w.mustPost(r.url, inTime.callback())
 	start := time.Now()
-	eventually(t, 40*time.Second, "zns.overdue", func() bool { return len(w.overdue()) > 0 })
+	eventually(t, "zns.overdue", func() bool { return len(w.overdue()) > 0 })
 	if took := time.Since(start); took < 2*time.Second {
 		t.Errorf("published after %v, due after 3 s", took)
 	}
@@ -342,7 +342,7 @@ func TestOverdue(t *testing.T) {
 		e.GetEventId() != late.id.String()+"/overdue/1" || e.GetDueTime() == nil {
 		t.Errorf("zns.overdue: %v", e)
 	}
-	eventually(t, 20*time.Second, "the snapshot tells it", func() bool { return w.snapshots()[late.id.String()].GetOverdueTime() != nil })
+	eventually(t, "the snapshot tells it", func() bool { return w.snapshots()[late.id.String()].GetOverdueTime() != nil })
 	if s := w.snapshots()[late.id.String()]; s.GetState() != znsv1.NotificationState_NOTIFICATION_STATE_SENT {
 		t.Errorf("overdue is not terminal: %v", s)
 	}
@@ -350,16 +350,16 @@ func TestOverdue(t *testing.T) {
 	// Over a restart; a receipt that stands in zalo.callback meanwhile is not overdue.
 	w.watched(unread, 6*time.Second)
 	w.watched(later, 6*time.Second)
-	eventually(t, 20*time.Second, "both are watched", func() bool { return r.count("receipts_awaited") == 2 })
+	eventually(t, "both are watched", func() bool { return r.count("receipts_awaited") == 2 })
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
 	w.write(kafka.Record{Topic: w.topics.Callback, Partition: -1, Key: []byte(unread.id.String()), Value: unread.callback()})
 	time.Sleep(5 * time.Second)
 	r = w.start(cfg)
-	eventually(t, 60*time.Second, "the one without receipt is overdue", func() bool { return len(w.overdue()[later.id.String()]) == 1 })
+	eventually(t, "the one without receipt is overdue", func() bool { return len(w.overdue()[later.id.String()]) == 1 })
 	w.mustPost(r.url, late.callback())
-	eventually(t, 20*time.Second, "a receipt still comes", func() bool {
+	eventually(t, "a receipt still comes", func() bool {
 		return w.snapshots()[late.id.String()].GetState() == znsv1.NotificationState_NOTIFICATION_STATE_DELIVERED
 	})
 	time.Sleep(2 * time.Second)
