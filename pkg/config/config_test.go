@@ -153,6 +153,40 @@ func TestValidateIsAsked(t *testing.T) {
 	}
 }
 
+type checked struct {
+	A       int           `env:"SENDER_A" help:"without a default"`
+	AB      int           `env:"SENDER_AB" help:"another"`
+	Timeout time.Duration `env:"SENDER_TIMEOUT" envDefault:"10s" help:"with a default"`
+}
+
+func (c checked) Validate() error {
+	var problems []error
+	if c.A < 1 {
+		problems = append(problems, errors.New("SENDER_A: must be at least 1"))
+	}
+	if c.AB < 1 {
+		problems = append(problems, errors.New("SENDER_AB: must be at least 1"))
+	}
+	if c.Timeout != 10*time.Second {
+		problems = append(problems, errors.New("the default does not stand in what could not be read"))
+	}
+	return errors.Join(problems...)
+}
+
+// One look tells everything: a value that cannot be read hides no other complaint, and gets one itself.
+func TestValidateBesideWhatCannotBeRead(t *testing.T) {
+	_, err := LoadFrom([]string{"SENDER_A=many", "SENDER_TIMEOUT=soon"}, new(checked))
+	var problems *Error
+	if !errors.As(err, &problems) || len(problems.Problems) != 3 {
+		t.Fatalf("got\n%v\nwant three problems", err)
+	}
+	for i, want := range []string{`SENDER_A: "many" is not valid`, `SENDER_TIMEOUT: "soon" is not valid`, "SENDER_AB: must be at least 1"} {
+		if line := strings.Split(err.Error(), "\n")[i]; !strings.HasPrefix(line, want) {
+			t.Errorf("problem %d: %q, want %q", i+1, line, want)
+		}
+	}
+}
+
 func TestUnknownVariables(t *testing.T) {
 	l, err := LoadFrom([]string{
 		"SENDER_TOPIC=x", "SENDER_MAX_INFLIGHT=3", "KAFKA_BROKER=a:1", "SENDER_COLOUR=red", "ZALO_OA_SECERT_FILE=x",

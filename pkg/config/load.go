@@ -118,7 +118,8 @@ func (l *loader) problem(name, message string) {
 	l.problems = append(l.problems, Problem{name, message})
 }
 
-// load fills the fields of a struct, then asks its Validate.
+// load fills the fields of a struct, then asks its Validate. Of what that says, complaints about fields that could not
+// be read are left out: the default stands in them.
 func (l *loader) load(v reflect.Value) {
 	before := len(l.problems)
 	for i := range v.NumField() {
@@ -131,14 +132,21 @@ func (l *loader) load(v reflect.Value) {
 			l.load(v.Field(i))
 		}
 	}
-	if len(l.problems) > before {
-		return // its complaints would be about what is missing already
-	}
 	if validator, ok := reflect.TypeAssert[interface{ Validate() error }](v.Addr()); ok {
+		bad := l.problems[before:]
 		for _, err := range flatten(validator.Validate()) {
-			l.problem("", err.Error())
+			if !slices.ContainsFunc(bad, func(p Problem) bool { return names(err.Error(), p.Name) }) {
+				l.problem("", err.Error())
+			}
 		}
 	}
+}
+
+// names reports whether text has the variable's name in it, and not only as a part of a longer one.
+func names(text, variable string) bool {
+	return slices.Contains(strings.FieldsFunc(text, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z')
+	}), variable)
 }
 
 func variable(field reflect.StructField) string {
@@ -170,17 +178,22 @@ func (l *loader) set(v reflect.Value, field reflect.StructField, name string) {
 
 	alone := reflect.New(reflect.StructOf([]reflect.StructField{{Name: "Value", Type: field.Type, Tag: field.Tag}}))
 	alone.Elem().Field(0).Set(v) // what the program set stays when nothing else is
+	parse := func(environment map[string]string) error {
+		err := env.ParseWithOptions(alone.Interface(), env.Options{Environment: environment, FuncMap: map[reflect.Type]env.ParserFunc{
+			reflect.TypeFor[time.Duration](): func(s string) (any, error) { return ParseDuration(s) },
+		}})
+		if err == nil {
+			v.Set(alone.Elem().Field(0))
+		}
+		return err
+	}
 	environment := map[string]string{}
 	if value != "" {
 		environment[name] = value
 	}
-	err = env.ParseWithOptions(alone.Interface(), env.Options{Environment: environment, FuncMap: map[reflect.Type]env.ParserFunc{
-		reflect.TypeFor[time.Duration](): func(s string) (any, error) { return ParseDuration(s) },
-	}})
-	if err != nil {
+	if err := parse(environment); err != nil {
 		l.problem(name, complaint(err, s)+"; for example "+name+"="+s.Example)
-	} else {
-		v.Set(alone.Elem().Field(0))
+		_ = parse(map[string]string{}) // the default, for Validate; there may be none
 	}
 	if s.Secret && s.Value != "" {
 		s.Value = "********"
