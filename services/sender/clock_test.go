@@ -309,3 +309,41 @@ func TestPolicyAfterAClockWasAhead(t *testing.T) {
 		t.Errorf("a minute after the clock was right again the policy does not act")
 	}
 }
+
+// TestPolicyWhileAClockIsSet: what was noted while the clock was wrong lets no policy act before its time when it is right
+// again: not before the reader has passed the end of the window, and not before this owner was at work for a while.
+func TestPolicyWhileAClockIsSet(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
+		now, skew := time.Now(), time.Duration(0)
+		r := newReconciler((&fakeCallbacks{}).open, func() {}, testLog())
+		c := newClock(func(context.Context, int32) (time.Time, error) { return time.Now().Add(skew), nil }, func() {}, testLog())
+		h := &handler{callbacks: r, clock: c}
+		measure := func() { c.measure(t.Context(), clockRequest{began: time.Now()}) }
+		measure()
+		r.reached(now.Add(-time.Second))
+
+		// The end of the topic was looked for while the clock was a little ahead.
+		r.reached(now.Add(15 * time.Second))
+		for category, settled := range map[notificationv1.Category]time.Duration{otp: 0, care: settleIn} {
+			e := &entry{p: &partition{upSince: ms(now)}, category: category, mut: mut{decideBy: ms(now.Add(10 * time.Second))}}
+			if h.mayDecide(e, ms(now.Add(10*time.Second))) {
+				t.Errorf("%s: the policy acts by what was read before the end of the window", category)
+			}
+			r.reached(now.Add(15 * time.Second))
+			if at := ms(now.Add(15*time.Second + settled)); !h.mayDecide(e, at) {
+				t.Errorf("%s: the policy does not act", category)
+			}
+		}
+
+		// This owner began, and read, while its clock was an hour behind.
+		e := &entry{p: &partition{upSince: ms(now.Add(-time.Hour))}, category: care, mut: mut{decideBy: ms(now.Add(-2 * time.Hour))}}
+		r.healthy, r.caughtUp = ms(now.Add(-time.Hour)), ms(now.Add(-time.Hour))
+		skew = time.Hour
+		measure()
+		skew = 0
+		measure()
+		if at := ms(now); h.mayDecide(e, at) || !h.mayDecide(e, at+settleIn.Milliseconds()) {
+			t.Error("the policy does not wait until this owner was at work for a minute")
+		}
+	})
+}
