@@ -219,7 +219,7 @@ func (h *handler) idleWantsClock(p *partition, now time.Time) bool {
 	if !p.obeyed.known {
 		return false // there is nothing to rewrite
 	}
-	if r := p.obeyed.round; r != nil && r.open > 0 {
+	if r := p.obeyed.round; r != nil && r.open > 0 || r == nil && !p.obeyed.ack.Position.Equal(h.control.View().Position()) {
 		return true
 	}
 	done, ok := p.finished.Front()

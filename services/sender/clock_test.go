@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/virtual"
+	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/services/sender/control"
 )
@@ -346,4 +348,37 @@ func TestPolicyWhileAClockIsSet(t *testing.T) {
 			t.Error("the policy does not wait until this owner was at work for a minute")
 		}
 	})
+}
+
+// TestCommandWhileTheClockIsAhead: a command that seems to have expired while the clock is far ahead is obeyed when it is
+// right, also by a sender that has nothing else to do.
+func TestCommandWhileTheClockIsAhead(t *testing.T) {
+	for _, idle := range []bool{false, true} {
+		c := newCore(t)
+		o := c.listen()
+		c.tick(true)
+		var id uuid.UUID
+		if !idle {
+			id = c.someUnknown(1)[0]
+			c.pass(time.Minute)
+		}
+		cmd := o.give(failIt, control.All(), func(cmd *controlv1.Command) { cmd.ExpireTime = timestamppb.New(c.now.Add(7 * 24 * time.Hour)) })
+		c.h.clock.off = false // never compared
+		c.pass(8 * 24 * time.Hour)
+		for range 3 {
+			c.pass(time.Second)
+			c.tick(true)
+		}
+		if len(c.h.clock.requests) != 1 {
+			t.Error("the clock is not compared")
+		}
+		c.pass(-8 * 24 * time.Hour)
+		c.h.clock.off = true
+		for range 3 {
+			c.tick(true)
+		}
+		if r := o.obeyed(cmd); idle != (r.Changed == 0) {
+			t.Errorf("idle %t: %+v, it is %s", idle, r, c.state(id))
+		}
+	}
 }

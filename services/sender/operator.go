@@ -72,10 +72,14 @@ func (h *handler) answer(tx tick) (again bool) {
 	return false
 }
 
+// beginRound does nothing while only a clock that is right can tell whether a command has expired.
 func (h *handler) beginRound(p *partition, view *control.View, now time.Time) {
+	commands := view.Pending(now, p.obeyed.ack.Position)
+	if !h.clock.trusted() && len(commands) < len(view.Pending(time.Time{}, p.obeyed.ack.Position)) {
+		return
+	}
 	r := &roundOf{target: view.Position()}
 	p.obeyed.round = r
-	commands := view.Pending(now, p.obeyed.ack.Position)
 	for i, c := range commands {
 		h.beginCommand(p, r, c, commands[i+1:])
 	}
