@@ -382,3 +382,32 @@ func TestCommandWhileTheClockIsAhead(t *testing.T) {
 		}
 	}
 }
+
+// TestEndedWhileTheClockIsBehind: what ends while the clock is days behind is remembered for as long as anything else.
+func TestEndedWhileTheClockIsBehind(t *testing.T) {
+	c := newCore(t)
+	id, r := c.request()
+	c.tick(true, r)
+	tracking := c.calls[0].trackingID
+	invalid, wrong := c.request(func(r *notificationv1.NotificationRequested) { r.TemplateId = "" })
+	c = c.successor()
+	right := c.now
+	c.h.clock.off = false // never compared
+	c.pass(-100 * 24 * time.Hour)
+	c.callback(id, tracking)
+	c.tick(true, wrong)
+	c.want(id, "done")
+	c.want(invalid, "done")
+	c.now, c.h.clock.off = right, true
+	c.ticks(3)
+	c.pass(c.h.settings.dedupe - time.Minute)
+	c.ticks(3)
+	for _, again := range []kafka.Record{r, wrong} {
+		c.offset++
+		again.Offset, again.Time = c.offset, c.now
+		c.tick(true, again)
+	}
+	if len(c.calls) != 0 || len(c.failed(invalid)) != 1 {
+		t.Errorf("%d calls, zns.failed: %v: forgotten before its time", len(c.calls), c.failed(invalid))
+	}
+}
