@@ -336,3 +336,65 @@ func TestCancelWhileSentAgain(t *testing.T) {
 		c.want(id, "SENDING(3)")
 	})
 }
+
+// TestReleaseOfOneThatIsSentAgain: a rule for one that may have been sent, and is to be sent again, ends like any other.
+func TestReleaseOfOneThatIsSentAgain(t *testing.T) {
+	resent := func(c *core, o *operators, id uuid.UUID) {
+		c.pass(time.Second)
+		o.give(again, control.All())
+		c.tick(true)
+	}
+	for name, begin := range map[string]func(c *core, o *operators, id uuid.UUID){
+		"by its policy": func(c *core, o *operators, id uuid.UUID) {
+			c.answer(id, lost)
+			c.tick(true)
+			o.give(holdIt, control.ID(id))
+			c.pass(2*time.Hour + time.Minute)
+			for i := 0; c.state(id) == "UNKNOWN" && i < 10; i++ {
+				c.readerPassed()
+				c.tick(true)
+			}
+		},
+		"by an operator": func(c *core, o *operators, id uuid.UUID) {
+			c.answer(id, lost)
+			c.tick(true)
+			o.give(holdIt, control.ID(id))
+			resent(c, o, id)
+		},
+		"by an operator, after a code that is in no table": func(c *core, o *operators, id uuid.UUID) {
+			c.answer(id, rejected(-99999))
+			c.tick(true)
+			o.give(holdIt, control.ID(id))
+			resent(c, o, id)
+		},
+		"after it was refused for a while": func(c *core, o *operators, id uuid.UUID) {
+			c.answer(id, lost)
+			c.tick(true)
+			resent(c, o, id)
+			c.tick(true)
+			c.answer(id, throttled)
+			c.tick(true)
+			o.give(holdIt, control.ID(id))
+			c.tick(true)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			o := c.listen()
+			id := c.many(1, onUnknown(resend))[0]
+			begin(c, o, id)
+			c.tick(true)
+			c.tick(true)
+			c.want(id, "HELD(operator)")
+			c.pass(time.Second)
+			o.give(release, control.ID(id))
+			for range 4 {
+				c.pass(time.Minute)
+				c.tick(true)
+			}
+			if len(c.calls) != 1 {
+				t.Errorf("%d calls, it is %s", len(c.calls), c.state(id))
+			}
+		})
+	}
+}

@@ -122,7 +122,7 @@ func (h *handler) dueUnknown(tx tick, e *entry, now int64) bool {
 	case cancel != nil:
 		f.advice, f.before = znsv1.Advice_ADVICE_ASK_OPERATOR, func() { e.history.add(stepOf(cancel, now)) }
 	default:
-		h.update(u, e, func() { e.state, e.reason, e.until = stateAccepted, 0, 0 })
+		h.update(u, e, e.sendAgain)
 		u.OnCommit(func() {
 			h.metrics.resent.Inc()
 			h.log.Warn("sending again: the outcome stayed unknown and the policy says RESEND", "notification_id", e.id, "attempt", e.attempt)
