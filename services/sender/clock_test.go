@@ -411,3 +411,15 @@ func TestEndedWhileTheClockIsBehind(t *testing.T) {
 		t.Errorf("%d calls, zns.failed: %v: forgotten before its time", len(c.calls), c.failed(invalid))
 	}
 }
+
+// TestDeadLetterHasTheTickTime: a dead letter is written with the time that ticks go by. With that of a wall clock that is
+// ahead the broker would refuse it, and with it everything else of its transaction.
+func TestDeadLetterHasTheTickTime(t *testing.T) {
+	c := newCore(t)
+	_, r := c.request()
+	r.Value = []byte("{")
+	c.tick(true, r)
+	if len(c.out) != 1 || !c.out[0].Time.Equal(c.now) {
+		t.Errorf("at %s: %+v", c.now, c.out)
+	}
+}
