@@ -154,7 +154,7 @@ func (a *App) printUnknown(items []*operate.Item) error {
 		if a.Globals.JSON {
 			line := map[string]any{
 				"notification_id": i.ID, "cause": causeName(i.Cause), "unknown_since": i.Since, "template_id": i.Template, "campaign_id": i.Campaign,
-				"oa_id": i.OA, "attempt": i.Attempt, "unlisted_code": i.Unlisted(),
+				"oa_id": i.OA, "attempt": i.Attempt, "unlisted_code": i.Unlisted,
 			}
 			if !i.DecideBy.IsZero() {
 				line["decide_by"] = i.DecideBy

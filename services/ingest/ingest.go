@@ -43,6 +43,8 @@ import (
 type Extras struct {
 	Client   []kgo.Opt    // options for the Kafka clients, for example a virtual network
 	Listener net.Listener // instead of one on INGEST_ADDR
+	// ControllerTime tells what the brokers' clock shows, instead of asking them.
+	ControllerTime func(ctx context.Context) (time.Time, error)
 }
 
 // Ingest is a configured webhook-ingest.
@@ -57,6 +59,7 @@ type Ingest struct {
 	metrics  *metrics
 	handler  http.Handler
 	listener net.Listener
+	brokers  func(ctx context.Context) (time.Time, error) // tells what their clock shows; nil: they are asked
 
 	serving atomic.Bool
 	joined  atomic.Bool
@@ -92,7 +95,7 @@ func New(svc *service.Service, cfg Config, extras Extras) (*Ingest, error) {
 		svc.Log.Warn("ZALO_OA_SECRET equals ZALO_APP_SECRET: Zalo signs with the OA secret key of the webhook page, which is another value")
 	}
 	g := &Ingest{
-		cfg: cfg, svc: svc, client: append(client, extras.Client...), listener: extras.Listener,
+		cfg: cfg, svc: svc, client: append(client, extras.Client...), listener: extras.Listener, brokers: extras.ControllerTime,
 		source: "/znshub/" + svc.Cluster + "/ingest",
 	}
 	if err := g.open(); err != nil {

@@ -115,8 +115,19 @@ type replica struct {
 	stop     func() error // waits for the end of Run
 }
 
+// startWith runs a replica with the given extras in this process.
+func (w *world) startWith(extras Extras) *replica {
+	w.tb.Helper()
+	return w.startReplica(w.config(), extras)
+}
+
 // start runs a replica in this process.
 func (w *world) start(cfg Config, change ...func(*service.Service)) *replica {
+	w.tb.Helper()
+	return w.startReplica(cfg, Extras{}, change...)
+}
+
+func (w *world) startReplica(cfg Config, extras Extras, change ...func(*service.Service)) *replica {
 	w.tb.Helper()
 	log := slog.New(slog.NewTextHandler(w.tb.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	svc := service.New("webhook-ingest", kafkatest.Name("replica"), testCluster, log, nil)
@@ -125,7 +136,7 @@ func (w *world) start(cfg Config, change ...func(*service.Service)) *replica {
 	}
 	r := &replica{tb: w.tb, registry: svc.Registry}
 	var err error
-	if r.ingest, err = New(svc, cfg, Extras{}); err != nil {
+	if r.ingest, err = New(svc, cfg, extras); err != nil {
 		w.tb.Fatal(err)
 	}
 	r.url = "http://" + r.ingest.Addr().String()

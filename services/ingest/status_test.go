@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -367,4 +368,25 @@ func TestOverdue(t *testing.T) {
 		t.Errorf("zns.overdue: %v", all)
 	}
 	w.rebuilt(4)
+}
+
+// TestOverdueWhileTheClockIsAhead: what is due by the brokers' clock only later is not overdue because this machine's
+// clock is ahead.
+func TestOverdueWhileTheClockIsAhead(t *testing.T) {
+	w := newWorld(t, kafkatest.Broker(t), 2)
+	w.requests = w.server.Topic(t, "requested", 2)
+	var ahead atomic.Int64
+	ahead.Store(int64(time.Hour))
+	r := w.startWith(Extras{ControllerTime: func(context.Context) (time.Time, error) {
+		return time.Now().Add(-time.Duration(ahead.Load())), nil
+	}})
+	m := newMessage()
+	w.watched(m, time.Second)
+	eventually(t, 20*time.Second, "it is watched", func() bool { return r.count("receipts_awaited") == 1 })
+	time.Sleep(5 * time.Second)
+	if all := w.overdue(); len(all) != 0 {
+		t.Errorf("an hour early: %v", all)
+	}
+	ahead.Store(0)
+	eventually(t, 40*time.Second, "zns.overdue", func() bool { return len(w.overdue()) == 1 })
 }

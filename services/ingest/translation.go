@@ -234,8 +234,8 @@ func (g *Ingest) seeInput(ctx context.Context, engine *stream.Engine, folder *st
 		if len(asked) == 0 {
 			continue
 		}
-		at := time.Now()
 		call, cancel := context.WithTimeout(ctx, startTimeout)
+		at := g.atLeast(call, admin)
 		ends, err := admin.EndOffsets(call, g.cfg.Topics.Callback)
 		cancel()
 		if err != nil {
@@ -258,6 +258,23 @@ func (g *Ingest) seeInput(ctx context.Context, engine *stream.Engine, folder *st
 		}
 		engine.Wake()
 	}
+}
+
+// atLeast is a moment that has come, by this machine's clock and by the brokers': nothing is overdue because one of them
+// is ahead. Brokers that do not tell are taken to agree.
+func (g *Ingest) atLeast(ctx context.Context, admin *kafka.Admin) time.Time {
+	ask := g.brokers
+	if ask == nil {
+		ask = func(ctx context.Context) (time.Time, error) {
+			at, _, err := admin.ControllerTime(ctx)
+			return at, err
+		}
+	}
+	told, err := ask(ctx)
+	if now := time.Now(); err != nil || now.Before(told) {
+		return now
+	}
+	return told
 }
 
 // noCallbacks reports whether nothing but markers of transactions stands in a partition of zalo.callback from an offset

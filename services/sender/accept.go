@@ -373,7 +373,7 @@ func (h *handler) deadLetter(u unit, r kafka.Record, reason, message, field stri
 	if field != "" {
 		headers = append(headers, kafka.Header{Key: headerDLQField, Value: []byte(field)})
 	}
-	out := kafka.Record{Topic: h.settings.dlqTopic, Partition: -1, Key: r.Key, Value: r.Value, Headers: headers}
+	out := kafka.Record{Topic: h.settings.dlqTopic, Partition: -1, Time: u.Now(), Key: r.Key, Value: r.Value, Headers: headers}
 	if !withValue || len(r.Value) > maxDLQValue {
 		sum := sha256.Sum256(r.Value)
 		out.Headers = append(out.Headers,

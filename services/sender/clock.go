@@ -26,6 +26,7 @@ type clock struct {
 	mu       sync.Mutex // guards what follows
 	measured time.Time  // with both readings; zero: never
 	good     time.Time  // the latest measurement that was good
+	since    time.Time  // since when they are, without the clock being set meanwhile
 	skew     time.Duration
 	asking   bool
 	asked    time.Time
@@ -92,6 +93,16 @@ func (c *clock) wrong() string {
 	return c.problem()
 }
 
+// rightSince is since when the clock is right, in Unix milliseconds; 0: that is not known.
+func (c *clock) rightSince() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.since.IsZero() {
+		return 0
+	}
+	return ms(c.since)
+}
+
 // drift is how far wall and monotonic clock went apart between two readings.
 func drift(a, b time.Time) time.Duration {
 	return (b.Round(0).Sub(a.Round(0)) - b.Sub(a)).Abs()
@@ -155,6 +166,9 @@ func (c *clock) measure(ctx context.Context, r clockRequest) {
 		skew = d
 	}
 	if c.measured, c.skew = now, skew; skew <= maxSkew {
+		if was || c.good.IsZero() || drift(c.good, now) > maxDrift {
+			c.since = now
+		}
 		c.good = now
 	}
 	if bad := skew > maxSkew; bad && !was {
@@ -205,7 +219,7 @@ func (h *handler) idleWantsClock(p *partition, now time.Time) bool {
 	if !p.obeyed.known {
 		return false // there is nothing to rewrite
 	}
-	if r := p.obeyed.round; r != nil && r.open > 0 {
+	if r := p.obeyed.round; r != nil && r.open > 0 || r == nil && !p.obeyed.ack.Position.Equal(h.control.View().Position()) {
 		return true
 	}
 	done, ok := p.finished.Front()

@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/stream"
 	"github.com/znshub/znshub/pkg/virtual"
+	controlv1 "github.com/znshub/znshub/proto/control/v1"
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	"github.com/znshub/znshub/services/sender/control"
 )
@@ -307,5 +309,117 @@ func TestPolicyAfterAClockWasAhead(t *testing.T) {
 	e := &entry{p: &partition{upSince: ms(now.Add(25 * time.Hour))}, category: care}
 	if at := ms(now); h.mayDecide(e, at) || !h.mayDecide(e, at+settleIn.Milliseconds()) {
 		t.Errorf("a minute after the clock was right again the policy does not act")
+	}
+}
+
+// TestPolicyWhileAClockIsSet: what was noted while the clock was wrong lets no policy act before its time when it is right
+// again: not before the reader has passed the end of the window, and not before this owner was at work for a while.
+func TestPolicyWhileAClockIsSet(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
+		now, skew := time.Now(), time.Duration(0)
+		r := newReconciler((&fakeCallbacks{}).open, func() {}, testLog())
+		c := newClock(func(context.Context, int32) (time.Time, error) { return time.Now().Add(skew), nil }, func() {}, testLog())
+		h := &handler{callbacks: r, clock: c}
+		measure := func() { c.measure(t.Context(), clockRequest{began: time.Now()}) }
+		measure()
+		r.reached(now.Add(-time.Second))
+
+		// The end of the topic was looked for while the clock was a little ahead.
+		r.reached(now.Add(15 * time.Second))
+		for category, settled := range map[notificationv1.Category]time.Duration{otp: 0, care: settleIn} {
+			e := &entry{p: &partition{upSince: ms(now)}, category: category, mut: mut{decideBy: ms(now.Add(10 * time.Second))}}
+			if h.mayDecide(e, ms(now.Add(10*time.Second))) {
+				t.Errorf("%s: the policy acts by what was read before the end of the window", category)
+			}
+			r.reached(now.Add(15 * time.Second))
+			if at := ms(now.Add(15*time.Second + settled)); !h.mayDecide(e, at) {
+				t.Errorf("%s: the policy does not act", category)
+			}
+		}
+
+		// This owner began, and read, while its clock was an hour behind.
+		e := &entry{p: &partition{upSince: ms(now.Add(-time.Hour))}, category: care, mut: mut{decideBy: ms(now.Add(-2 * time.Hour))}}
+		r.healthy, r.caughtUp = ms(now.Add(-time.Hour)), ms(now.Add(-time.Hour))
+		skew = time.Hour
+		measure()
+		skew = 0
+		measure()
+		if at := ms(now); h.mayDecide(e, at) || !h.mayDecide(e, at+settleIn.Milliseconds()) {
+			t.Error("the policy does not wait until this owner was at work for a minute")
+		}
+	})
+}
+
+// TestCommandWhileTheClockIsAhead: a command that seems to have expired while the clock is far ahead is obeyed when it is
+// right, also by a sender that has nothing else to do.
+func TestCommandWhileTheClockIsAhead(t *testing.T) {
+	for _, idle := range []bool{false, true} {
+		c := newCore(t)
+		o := c.listen()
+		c.tick(true)
+		var id uuid.UUID
+		if !idle {
+			id = c.someUnknown(1)[0]
+			c.pass(time.Minute)
+		}
+		cmd := o.give(failIt, control.All(), func(cmd *controlv1.Command) { cmd.ExpireTime = timestamppb.New(c.now.Add(7 * 24 * time.Hour)) })
+		c.h.clock.off = false // never compared
+		c.pass(8 * 24 * time.Hour)
+		for range 3 {
+			c.pass(time.Second)
+			c.tick(true)
+		}
+		if len(c.h.clock.requests) != 1 {
+			t.Error("the clock is not compared")
+		}
+		c.pass(-8 * 24 * time.Hour)
+		c.h.clock.off = true
+		for range 3 {
+			c.tick(true)
+		}
+		if r := o.obeyed(cmd); idle != (r.Changed == 0) {
+			t.Errorf("idle %t: %+v, it is %s", idle, r, c.state(id))
+		}
+	}
+}
+
+// TestEndedWhileTheClockIsBehind: what ends while the clock is days behind is remembered for as long as anything else.
+func TestEndedWhileTheClockIsBehind(t *testing.T) {
+	c := newCore(t)
+	id, r := c.request()
+	c.tick(true, r)
+	tracking := c.calls[0].trackingID
+	invalid, wrong := c.request(func(r *notificationv1.NotificationRequested) { r.TemplateId = "" })
+	c = c.successor()
+	right := c.now
+	c.h.clock.off = false // never compared
+	c.pass(-100 * 24 * time.Hour)
+	c.callback(id, tracking)
+	c.tick(true, wrong)
+	c.want(id, "done")
+	c.want(invalid, "done")
+	c.now, c.h.clock.off = right, true
+	c.ticks(3)
+	c.pass(c.h.settings.dedupe - time.Minute)
+	c.ticks(3)
+	for _, again := range []kafka.Record{r, wrong} {
+		c.offset++
+		again.Offset, again.Time = c.offset, c.now
+		c.tick(true, again)
+	}
+	if len(c.calls) != 0 || len(c.failed(invalid)) != 1 {
+		t.Errorf("%d calls, zns.failed: %v: forgotten before its time", len(c.calls), c.failed(invalid))
+	}
+}
+
+// TestDeadLetterHasTheTickTime: a dead letter is written with the time that ticks go by. With that of a wall clock that is
+// ahead the broker would refuse it, and with it everything else of its transaction.
+func TestDeadLetterHasTheTickTime(t *testing.T) {
+	c := newCore(t)
+	_, r := c.request()
+	r.Value = []byte("{")
+	c.tick(true, r)
+	if len(c.out) != 1 || !c.out[0].Time.Equal(c.now) {
+		t.Errorf("at %s: %+v", c.now, c.out)
 	}
 }

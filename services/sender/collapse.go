@@ -40,24 +40,44 @@ func (p *partition) joinCollapse(r ref, s *slot, hash uint64) {
 func (p *partition) leaveCollapse(r ref) {
 	hash := p.collapseOf[r]
 	delete(p.collapseOf, r)
-	if rest := slices.DeleteFunc(p.collapse[hash], func(x ref) bool { return x == r }); len(rest) > 0 {
-		p.collapse[hash] = rest
-	} else {
+	rest := p.collapse[hash]
+	if i := slices.Index(rest, r); i >= 0 {
+		rest = slices.Delete(rest, i, i+1)
+	}
+	if p.collapse[hash] = rest; len(rest) == 0 {
 		delete(p.collapse, hash)
 	}
 }
 
-// supersede notes which older ones a new request ends.
+// supersede notes which older ones a new request ends, each once.
 func (p *partition) supersede(e *entry) {
 	if e.collapse == 0 {
 		return
 	}
-	offset := e.offset
 	for _, r := range p.collapse[e.collapse] {
-		if s := p.at(r); s.offset.get() < offset {
-			p.superseded.pushBack(supersession{s.id, e.id})
+		if s := p.at(r); !s.has(flagStale) && s.offset.get() < e.offset {
+			p.ends(supersession{s.id, e.id})
 		}
 	}
+}
+
+// ends notes that one is to be ended.
+func (p *partition) ends(x supersession) {
+	if r := p.find(x.older); r != 0 {
+		p.at(r).set(flagStale, true)
+		p.superseded.pushBack(x)
+	}
+}
+
+// hasNewer reports whether one with the collapse_key of r is newer, and not finished.
+func (p *partition) hasNewer(r ref) bool {
+	offset := p.at(r).offset.get()
+	for _, x := range slices.Backward(p.collapse[p.collapseOf[r]]) {
+		if p.at(x).offset.get() > offset {
+			return true
+		}
+	}
+	return false
 }
 
 // supersedeRestored is supersede for all that was restored: the owner before may have ended before it came to the older
@@ -72,7 +92,7 @@ func (p *partition) supersedeRestored() {
 		}
 		for _, r := range refs {
 			if r != newest {
-				p.superseded.pushBack(supersession{p.at(r).id, p.at(newest).id})
+				p.ends(supersession{p.at(r).id, p.at(newest).id})
 			}
 		}
 	}
@@ -87,21 +107,25 @@ func (h *handler) supersessions(tx tick) (again bool) {
 			}
 			x, _ := p.superseded.popFront()
 			r := p.find(x.older)
-			if known, _, _ := p.known(x.newer); r == 0 || !known || p.at(r).has(flagLame) {
-				continue // ended by itself, or the newer one was not taken after all
+			if r == 0 {
+				continue // ended by itself
+			}
+			p.at(r).set(flagStale, false)
+			if known, _, _ := p.known(x.newer); p.at(r).has(flagLame) || !known && !p.hasNewer(r) {
+				continue // the newer one was not taken after all
 			}
 			e := p.entries[r]
 			if e == nil {
 				h.load(p, r, loadUrgent)
-				p.superseded.pushBack(x)
+				p.ends(x)
 				continue
 			}
 			u := tx.Unit(p.id, x.older.String())
 			if u == nil {
-				p.superseded.pushBack(x)
+				p.ends(x)
 				return true
 			}
-			u.OnAbort(func() { p.superseded.pushBack(x) })
+			u.OnAbort(func() { p.ends(x) })
 			switch unsent := len(e.open) == 0 && (e.state == stateAccepted || e.state == stateHeld); {
 			case unsent:
 				h.failSuperseded(u, e)

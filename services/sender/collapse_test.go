@@ -124,3 +124,35 @@ func TestCollapseSurvivesRestart(t *testing.T) {
 		})
 	}
 }
+
+// TestManyWithOneCollapseKey: that many requests have the same collapse_key, while none of them can be ended yet, costs no
+// more memory than that many of different ones.
+func TestManyWithOneCollapseKey(t *testing.T) {
+	c := newCore(t)
+	c.h.clock.off = false // never compared: nothing is ended
+	var ids []uuid.UUID
+	for range 4 {
+		ids = append(ids, c.many(500, collapsing("promo"))...)
+	}
+	waiting := 0
+	for _, p := range c.h.parts {
+		waiting += p.superseded.len()
+	}
+	if waiting >= len(ids) {
+		t.Errorf("%d are to be ended, %d stand in memory for that", len(ids)-1, waiting)
+	}
+	// The next one is undone before it is taken, and so is what it would end; another comes in its place.
+	_, undone := c.request(collapsing("promo"))
+	last, r := c.request(collapsing("promo"))
+	c.tick(false, undone)
+	c.h.clock.off = true
+	c.tick(false, r)
+	c.tick(true, r)
+	c.ticks(3)
+	for _, id := range ids {
+		if f := c.failed(id); len(f) != 1 || f[0].Reason != znsv1.FailureReason_FAILURE_REASON_SUPERSEDED {
+			t.Fatalf("%s, zns.failed: %v", c.state(id), f)
+		}
+	}
+	c.want(last, "SENDING(1)")
+}

@@ -261,3 +261,28 @@ func TestOrphansWaitForTheClock(t *testing.T) {
 		t.Errorf("ledger: unknown since %d, decided by %d, now %d, %d attempts", le.UnknownSinceMs, le.DecideByMs, ms(right), len(le.AttemptResults))
 	}
 }
+
+// A template that waits for a person because of codes that are in no table does so over a restart: whoever comes next
+// calls once to see, and not until it has learnt it anew.
+func TestUnlistedCodesOverARestart(t *testing.T) {
+	c := newCore(t)
+	ids := c.many(20)
+	calls := func() (n int) {
+		for c.ticks(3); len(c.calls) > 0; c.ticks(3) {
+			n++
+			c.answer(c.calls[0].e.id, rejected(-99999))
+		}
+		c.engine(3 * tellAfter)
+		return n
+	}
+	first := calls()
+	for range 3 {
+		c = c.successor()
+		if n := calls(); n > 1 {
+			t.Errorf("%d calls, %d more after a restart", first, n)
+		}
+	}
+	for _, id := range ids {
+		c.want(id, "HELD(operator)")
+	}
+}

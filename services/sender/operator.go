@@ -72,10 +72,14 @@ func (h *handler) answer(tx tick) (again bool) {
 	return false
 }
 
+// beginRound does nothing while only a clock that is right can tell whether a command has expired.
 func (h *handler) beginRound(p *partition, view *control.View, now time.Time) {
+	commands := view.Pending(now, p.obeyed.ack.Position)
+	if !h.clock.trusted() && len(commands) < len(view.Pending(time.Time{}, p.obeyed.ack.Position)) {
+		return
+	}
 	r := &roundOf{target: view.Position()}
 	p.obeyed.round = r
-	commands := view.Pending(now, p.obeyed.ack.Position)
 	for i, c := range commands {
 		h.beginCommand(p, r, c, commands[i+1:])
 	}
@@ -168,9 +172,10 @@ func stepOf(c *control.Command, now int64) *ledgerv1.Step {
 }
 
 // unlisted reports whether e waits for an operator because it may have been sent: Zalo answered with a code that is in
-// no table.
+// no table. One that was unknown and is to be sent again, which begins its refusals anew, may be held by a rule for its id.
 func (e *entry) unlisted() bool {
-	return e.state == stateHeld && e.reason == ledgerv1.HoldReason_HOLD_REASON_OPERATOR && !e.flowHold && len(e.open) > 0
+	return e.state == stateHeld && e.reason == ledgerv1.HoldReason_HOLD_REASON_OPERATOR && !e.flowHold &&
+		len(e.open) > 0 && e.open[len(e.open)-1].number == e.attempt && e.retries > 0
 }
 
 // unknown is since when, in Unix milliseconds, and why nobody knows whether e was sent; 0: it is known, or tried again.
@@ -307,12 +312,15 @@ func (d *deed) decide(u unit, e *entry) {
 		d.h.update(u, e, func() {
 			d.step(e, now)
 			e.resentBy = slices.Clone(d.command.ID[:])
-			e.state, e.reason, e.until = stateAccepted, 0, 0
+			e.sendAgain()
 		})
 		d.count(u, &d.result.Changed)
 		u.OnCommit(d.h.metrics.resent.Inc)
 	}
 }
+
+// sendAgain lets one that may have been sent be called once more.
+func (e *entry) sendAgain() { e.state, e.reason, e.until, e.retries = stateAccepted, 0, 0, 0 }
 
 // resent reports whether an owner before has had e sent again by this command: a round's commands are obeyed one after the
 // other, so that it was before one behind it.

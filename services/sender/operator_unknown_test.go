@@ -273,3 +273,128 @@ func TestNothingIsSentAgainAfterACancel(t *testing.T) {
 		}
 	}
 }
+
+// TestCancelWhileSentAgain: a cancel comes while the policy's second call is under way, or is about to begin. Should that
+// call turn out unsent, nothing is called any more; and a cancel does not keep an operator from having it sent again.
+func TestCancelWhileSentAgain(t *testing.T) {
+	begin := func(t *testing.T) (*core, *operators, uuid.UUID) {
+		c := newCore(t)
+		o := c.listen()
+		id := c.many(1, ofCampaign("tet"), onUnknown(resend))[0]
+		c.answer(id, lost)
+		c.tick(true)
+		c.pass(2*time.Hour + time.Minute)
+		for i := 0; c.state(id) == "UNKNOWN" && i < 10; i++ {
+			c.readerPassed()
+			c.tick(true)
+		}
+		c.want(id, "SENDING(2)")
+		return c, o, id
+	}
+	for name, answer := range map[string]zalo.Result{"not sent": notSent, "refused for a while": throttled, "the operator's own": notSent} {
+		t.Run(name, func(t *testing.T) {
+			c, o, id := begin(t)
+			if name == "the operator's own" {
+				c.answer(id, lost)
+				c.tick(true)
+				c.pass(time.Second)
+				o.give(again, control.All())
+				for range 3 {
+					c.tick(true)
+				}
+				c.want(id, "SENDING(3)")
+				c.pass(time.Second)
+			}
+			cmd := o.give(cancel, control.Campaign("tet"))
+			c.tick(true)
+			c.tick(true)
+			if r := o.obeyed(cmd); r.TooLate != 1 {
+				t.Fatalf("%+v", r)
+			}
+			c.answer(id, answer)
+			for range 20 {
+				c.pass(time.Minute)
+				c.tick(true)
+			}
+			if f := c.failed(id); len(c.calls) != 0 || len(f) != 1 || f[0].Reason != unsolved || !f[0].PossiblySent {
+				t.Errorf("%d calls, zns.failed: %v, it is %s", len(c.calls), f, c.state(id))
+			}
+		})
+	}
+	t.Run("an operator wants it again", func(t *testing.T) {
+		c, o, id := begin(t)
+		c.answer(id, lost)
+		c.tick(true)
+		c.want(id, "UNKNOWN")
+		o.give(cancel, control.Campaign("tet"))
+		c.tick(true)
+		c.pass(time.Minute)
+		o.give(again, control.Campaign("tet"))
+		for range 3 {
+			c.tick(true)
+		}
+		c.want(id, "SENDING(3)")
+	})
+}
+
+// TestReleaseOfOneThatIsSentAgain: a rule for one that may have been sent, and is to be sent again, ends like any other.
+func TestReleaseOfOneThatIsSentAgain(t *testing.T) {
+	resent := func(c *core, o *operators, id uuid.UUID) {
+		c.pass(time.Second)
+		o.give(again, control.All())
+		c.tick(true)
+	}
+	for name, begin := range map[string]func(c *core, o *operators, id uuid.UUID){
+		"by its policy": func(c *core, o *operators, id uuid.UUID) {
+			c.answer(id, lost)
+			c.tick(true)
+			o.give(holdIt, control.ID(id))
+			c.pass(2*time.Hour + time.Minute)
+			for i := 0; c.state(id) == "UNKNOWN" && i < 10; i++ {
+				c.readerPassed()
+				c.tick(true)
+			}
+		},
+		"by an operator": func(c *core, o *operators, id uuid.UUID) {
+			c.answer(id, lost)
+			c.tick(true)
+			o.give(holdIt, control.ID(id))
+			resent(c, o, id)
+		},
+		"by an operator, after a code that is in no table": func(c *core, o *operators, id uuid.UUID) {
+			c.answer(id, rejected(-99999))
+			c.tick(true)
+			o.give(holdIt, control.ID(id))
+			resent(c, o, id)
+		},
+		"after it was refused for a while": func(c *core, o *operators, id uuid.UUID) {
+			c.answer(id, lost)
+			c.tick(true)
+			resent(c, o, id)
+			c.tick(true)
+			c.answer(id, throttled)
+			c.tick(true)
+			o.give(holdIt, control.ID(id))
+			c.tick(true)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			o := c.listen()
+			id := c.many(1, onUnknown(resend))[0]
+			begin(c, o, id)
+			c.tick(true)
+			c.tick(true)
+			c.want(id, "HELD(operator)")
+			c.pass(time.Second)
+			o.give(release, control.ID(id))
+			for range 4 {
+				c.pass(time.Minute)
+				c.tick(true)
+			}
+			if len(c.calls) != 1 {
+				t.Errorf("%d calls, it is %s", len(c.calls), c.state(id))
+			}
+		})
+	}
+}

@@ -197,8 +197,8 @@ func (h *handler) sent(u unit, e *entry, f sentFacts) {
 	now := u.Now()
 	h.publishSent(u, e, f)
 	h.update(u, e, func() {
+		e.msgID, e.finished = f.msgID, e.ended(ms(now))
 		e.state, e.reason, e.until, e.open, e.failure = stateSent, 0, 0, nil, 0
-		e.msgID, e.finished = f.msgID, ms(now)
 		if !f.at.IsZero() {
 			e.sent = ms(f.at)
 		}
@@ -229,9 +229,19 @@ func (h *handler) fail(u unit, e *entry, f failure) {
 		if len(e.open) > 0 {
 			f.reason = znsv1.FailureReason_FAILURE_REASON_UNRESOLVED
 		}
-		e.state, e.reason, e.until, e.failure, e.finished = stateFailed, 0, 0, f.reason, ms(now)
+		e.state, e.reason, e.until, e.failure, e.finished = stateFailed, 0, 0, f.reason, e.ended(ms(now))
 		e.history.add(&ledgerv1.Step{TimeMs: ms(now), Kind: ledgerv1.StepKind_STEP_KIND_FAILED, Attempt: e.attempt, Code: f.code})
 		h.publishFailed(u, e, f)
 	})
 	u.OnCommit(func() { h.metrics.failed(f.reason) })
+}
+
+// ended is when e, which ends now, is to have ended: not before anything that is known to have been before. A clock that is
+// behind would make it forgotten at once when it is right, and taken for new when it is repeated.
+func (e *entry) ended(now int64) int64 {
+	at := max(now, e.requested, e.p.lastAccepted)
+	for i := range e.open {
+		at = max(at, e.open[i].intent)
+	}
+	return at
 }

@@ -20,21 +20,22 @@ func (h *handler) heldByID(id uuid.UUID, now time.Time) *limit.Hold {
 	return nil
 }
 
-// cancelledBy is the operator's command that ends e before it is sent; nil: none. It comes too late for one that may
-// have been sent.
+// cancelledBy is the operator's command that ends e before its next call; nil: none. One that was given before an operator
+// had e sent again does not.
 func (h *handler) cancelledBy(e *entry, now time.Time) *control.Command {
-	if len(e.open) > 0 {
+	if h.control == nil {
 		return nil
 	}
-	return h.calledBack(e, now)
+	again, _ := uuid.FromBytes(e.resentBy)
+	return h.control.View().Cancelled(now, fromMs(e.requested), e.id, e.flow, again)
 }
 
-// calledBack is the operator's command that e is not wanted any longer, whether it was sent or not; nil: none.
+// calledBack is the operator's command that e is not wanted any longer, whatever else they said of it; nil: none.
 func (h *handler) calledBack(e *entry, now time.Time) *control.Command {
 	if h.control == nil {
 		return nil
 	}
-	return h.control.View().Cancelled(now, fromMs(e.requested), e.id, e.flow)
+	return h.control.View().Cancelled(now, fromMs(e.requested), e.id, e.flow, uuid.Nil)
 }
 
 // mustStop reports whether operators said something of one that would start now. The commands' own jobs may not have

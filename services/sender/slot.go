@@ -50,6 +50,7 @@ const (
 	flagCollapse                       // has a collapse_key
 	flagRestored                       // was read from the ledger and has no place yet
 	flagLame                           // its record cannot be read: nothing is done for it
+	flagStale                          // a newer one is to end it
 )
 
 func (s *slot) has(f slotFlags) bool { return s.flags&f != 0 }

@@ -122,7 +122,7 @@ func (h *handler) dueUnknown(tx tick, e *entry, now int64) bool {
 	case cancel != nil:
 		f.advice, f.before = znsv1.Advice_ADVICE_ASK_OPERATOR, func() { e.history.add(stepOf(cancel, now)) }
 	default:
-		h.update(u, e, func() { e.state, e.reason, e.until = stateAccepted, 0, 0 })
+		h.update(u, e, e.sendAgain)
 		u.OnCommit(func() {
 			h.metrics.resent.Inc()
 			h.log.Warn("sending again: the outcome stayed unknown and the policy says RESEND", "notification_id", e.id, "attempt", e.attempt)
@@ -134,14 +134,14 @@ func (h *handler) dueUnknown(tx tick, e *entry, now int64) bool {
 }
 
 // mayDecide reports whether the callback that would settle e could have been seen: the reader has passed what was
-// there when the window ended, and this owner has been at work long enough.
+// there when the window ended, and this owner has been at work long enough, with a clock that tells how long.
 func (h *handler) mayDecide(e *entry, now int64) bool {
-	if h.callbacks.passed() < e.decideBy {
-		return false
+	if passed := h.callbacks.passed(); passed < e.decideBy || passed > now {
+		return false // later than now: the clock was ahead when it looked
 	}
 	e.p.upSince = min(e.p.upSince, now) // the clock was ahead
 	return e.category == notificationv1.Category_CATEGORY_OTP ||
-		now-max(e.p.upSince, h.callbacks.healthySince()) >= settleIn.Milliseconds()
+		now-max(e.p.upSince, h.callbacks.healthySince(), h.clock.rightSince()) >= settleIn.Milliseconds()
 }
 
 // heardCallback is a signed callback that carries one of our tracking_ids.

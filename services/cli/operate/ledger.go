@@ -42,6 +42,9 @@ type Item struct {
 	Code        int32 // Zalo's
 	InputOffset int64
 	Hash        []byte
+	// Unlisted reports whether it waits for an operator because Zalo answered with a code that is in no table: it may have
+	// been sent.
+	Unlisted bool
 }
 
 // Flow is what commands match.
@@ -49,14 +52,15 @@ func (i *Item) Flow() limit.Flow {
 	return limit.Flow{OA: i.OA, Template: i.Template, Campaign: i.Campaign, Category: i.Category}
 }
 
-// Unlisted reports whether it waits for an operator because Zalo answered with a code that is in no table: it may have
-// been sent.
-func (i *Item) Unlisted() bool {
-	return i.State == ledgerv1.State_STATE_HELD && i.Hold == ledgerv1.HoldReason_HOLD_REASON_OPERATOR && i.Open > 0
+// unlisted tells it by what the sender tells it by. Its rules too hold those that may have been sent.
+func unlisted(e *ledgerv1.Entry) bool {
+	open := e.GetOpenAttempts()
+	return e.GetState() == ledgerv1.State_STATE_HELD && e.GetHoldReason() == ledgerv1.HoldReason_HOLD_REASON_OPERATOR && !e.GetFlowHold() &&
+		len(open) > 0 && open[len(open)-1].GetNumber() == e.GetAttempt() && e.GetRetries() > 0
 }
 
 // Unknown reports whether nobody knows whether it was sent, and a person may decide.
-func (i *Item) Unknown() bool { return i.State == ledgerv1.State_STATE_UNKNOWN || i.Unlisted() }
+func (i *Item) Unknown() bool { return i.State == ledgerv1.State_STATE_UNKNOWN || i.Unlisted }
 
 // Log reads topics. [explain.KafkaLog] is one.
 type Log interface {
@@ -124,9 +128,9 @@ func read(r kafka.Record, id uuid.UUID) (*Item, error) {
 		Failure: znsv1.FailureReason(e.GetFailureReason()), Code: e.GetProviderCode(), InputOffset: e.GetInputOffset(), Hash: e.GetPayloadHash(),
 		OA:       cmp.Or(e.GetRequest().GetOaId(), e.GetOaId()),
 		Template: cmp.Or(e.GetRequest().GetTemplateId(), e.GetTemplateId()),
-		Campaign: cmp.Or(e.GetRequest().GetCampaignId(), e.GetCampaignId()),
+		Campaign: cmp.Or(e.GetRequest().GetCampaignId(), e.GetCampaignId()), Unlisted: unlisted(&e),
 	}
-	if i.Unlisted() {
+	if i.Unlisted {
 		i.Cause = znsv1.UnknownCause_UNKNOWN_CAUSE_AMBIGUOUS_CODE
 		i.Since = fromMs(e.GetOpenAttempts()[len(e.GetOpenAttempts())-1].GetIntentMs())
 	}

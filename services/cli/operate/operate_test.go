@@ -102,11 +102,13 @@ func TestScan(t *testing.T) {
 	l.add(topic.RequestedLedger, kafka.Record{Key: []byte(uuid.UUID(id(3)).String())}) // forgotten
 	live(4, ledgerv1.State_STATE_UNKNOWN)
 	live(5, ledgerv1.State_STATE_HELD, func(e *ledgerv1.Entry) {
-		e.HoldReason = ledgerv1.HoldReason_HOLD_REASON_OPERATOR
+		e.HoldReason, e.Attempt, e.Retries = ledgerv1.HoldReason_HOLD_REASON_OPERATOR, 2, 1
 		e.OpenAttempts = []*ledgerv1.Attempt{{Number: 1, IntentMs: now.Add(-time.Hour).UnixMilli()}, {Number: 2, IntentMs: now.UnixMilli()}}
 	})
 	l.entry(t, &ledgerv1.Entry{NotificationId: id(6), State: ledgerv1.State_STATE_FAILED, InputOffset: 6, CampaignId: "tet"})
-	live(7, ledgerv1.State_STATE_HELD)
+	live(7, ledgerv1.State_STATE_HELD, func(e *ledgerv1.Entry) { // by a rule for its id, while it was to be sent again
+		e.HoldReason, e.Attempt, e.OpenAttempts = ledgerv1.HoldReason_HOLD_REASON_OPERATOR, 1, []*ledgerv1.Attempt{{Number: 1}}
+	})
 	live(8, ledgerv1.State_STATE_ACCEPTED, func(e *ledgerv1.Entry) { e.Request.CampaignId = "other" })
 	l.add(topic.RequestedLedger, kafka.Record{Key: []byte(control.AckKey), Value: []byte("not an entry")})
 	l.add(topic.RequestedLedger, kafka.Record{Key: []byte("\x00position"), Value: []byte("not an entry")})
@@ -119,7 +121,7 @@ func TestScan(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	for _, i := range items {
-		if i.ID[15] == 5 && (!i.Unlisted() || i.Cause != znsv1.UnknownCause_UNKNOWN_CAUSE_AMBIGUOUS_CODE || !i.Since.Equal(now)) {
+		if i.ID[15] == 5 && (!i.Unlisted || i.Cause != znsv1.UnknownCause_UNKNOWN_CAUSE_AMBIGUOUS_CODE || !i.Since.Equal(now)) {
 			t.Errorf("a code in no table: %+v", i)
 		}
 	}

@@ -119,19 +119,39 @@ func (h *hold) result() (limit.Hold, bool) {
 }
 
 // Cancelled returns the CANCEL that speaks to a notification which was requested at the given time; nil: none. A
-// notification that was requested after the command is not meant.
-func (v *View) Cancelled(now, requested time.Time, id uuid.UUID, f limit.Flow) *Command {
+// notification that was requested after the command is not meant, and none that was given before the command with the id
+// after, as far as that still stands there; [uuid.Nil] is none.
+func (v *View) Cancelled(now, requested time.Time, id uuid.UUID, f limit.Flow, after uuid.UUID) *Command {
 	if len(v.cancels) == 0 {
 		return nil
 	}
+	since := v.given(after)
 	for _, s := range [...]Scope{All(), OA(f.OA), Template(f.Template), Campaign(f.Campaign), ID(id)} {
 		for _, c := range v.cancels[s] {
-			if !requested.After(c.At) && !c.Expired(now) {
+			if !requested.After(c.At) && !c.Expired(now) && (since == nil || inOrder(since, c) < 0) {
 				return c
 			}
 		}
 	}
 	return nil
+}
+
+// given returns the command with an id; nil: it does not stand in the topic.
+func (v *View) given(id uuid.UUID) *Command {
+	if id == uuid.Nil {
+		return nil
+	}
+	for _, c := range v.commands {
+		if c.ID == id {
+			return c
+		}
+	}
+	return nil
+}
+
+// inOrder compares commands by when they were given.
+func inOrder(a, b *Command) int {
+	return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
 }
 
 // Expired reports whether the command no longer counts. It stands in the topic until another replaces it.
@@ -153,9 +173,7 @@ func (v *View) Pending(now time.Time, done Position) []*Command {
 			out = append(out, &Command{Action: controlv1.Action_ACTION_RELEASE, Scope: ID(id), Partition: f.partition, Offset: f.offset})
 		}
 	}
-	slices.SortFunc(out, func(a, b *Command) int {
-		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset))
-	})
+	slices.SortFunc(out, inOrder)
 	return out
 }
 

@@ -187,12 +187,12 @@ func TestCancelSpeaksOfWhatWasRequestedBefore(t *testing.T) {
 		"another campaign":      {noon.Add(time.Minute), noon.Add(-time.Second), limit.Flow{OA: "579"}, false},
 		"after the expire_time": {noon.Add(time.Hour), noon.Add(-time.Second), flow, false},
 	} {
-		if got := l.view.Cancelled(tc.now, tc.requested, someID, tc.flow) != nil; got != tc.want {
+		if got := l.view.Cancelled(tc.now, tc.requested, someID, tc.flow, uuid.Nil) != nil; got != tc.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
 	l.give(command(cancel, ID(uuid.Max)), noon)
-	if l.view.Cancelled(noon, noon, uuid.Max, limit.Flow{}) == nil {
+	if l.view.Cancelled(noon, noon, uuid.Max, limit.Flow{}, uuid.Nil) == nil {
 		t.Error("a CANCEL of one id does not speak to it")
 	}
 }
@@ -295,7 +295,7 @@ func TestCompactionChangesNothing(t *testing.T) {
 			if a != b || aClosed != bClosed {
 				rt.Fatalf("flow %+v: %+v %v, compacted %+v %v", f, a, aClosed, b, bClosed)
 			}
-			if x, y := l.view.Cancelled(now, requested, someID, f), compacted.Cancelled(now, requested, someID, f); (x == nil) != (y == nil) {
+			if x, y := l.view.Cancelled(now, requested, someID, f, uuid.Nil), compacted.Cancelled(now, requested, someID, f, uuid.Nil); (x == nil) != (y == nil) {
 				rt.Fatalf("flow %+v: cancelled %v, compacted %v", f, x, y)
 			}
 		}

@@ -124,6 +124,9 @@ func (l *Limits) learn(p *Permit, r *zalo.Result, now time.Time) {
 		if t != nil {
 			if g := t.gates.find(kindSeed, f.Category); g != nil {
 				l.remove(&t.gates, g) // now it is known why
+				if g.reason == ledgerv1.HoldReason_HOLD_REASON_OPERATOR {
+					t.unlisted = unlistedAfter - 1 // should it be for that, an earlier owner had seen the others
+				}
 			}
 		}
 		l.held(p, r, now)
