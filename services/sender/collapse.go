@@ -126,8 +126,8 @@ func (h *handler) supersessions(tx tick) (again bool) {
 				return true
 			}
 			u.OnAbort(func() { p.ends(x) })
-			switch unsent := len(e.open) == 0 && (e.state == stateAccepted || e.state == stateHeld); {
-			case unsent:
+			switch {
+			case e.mayBeSuperseded():
 				h.failSuperseded(u, e)
 			case !e.superseded && e.state != stateFailed:
 				h.update(u, e, func() { e.superseded = true })
@@ -143,7 +143,11 @@ func (h *handler) failSuperseded(u unit, e *entry) {
 	})
 }
 
-// obsolete reports whether e was superseded while it was under way, and is known to be unsent now.
-func (e *entry) obsolete() bool {
-	return e.superseded && len(e.open) == 0 && (e.state == stateAccepted || e.state == stateHeld)
+// mayBeSuperseded reports whether e waits for a call, its first or a further one, that a newer request makes pointless.
+// One that was under way or unknown, and may have been sent, then ends as UNRESOLVED.
+func (e *entry) mayBeSuperseded() bool {
+	return (e.state == stateAccepted || e.state == stateHeld) && !e.unlisted()
 }
+
+// obsolete reports whether e was superseded while it was under way or unknown, and would be sent again now.
+func (e *entry) obsolete() bool { return e.superseded && e.mayBeSuperseded() }

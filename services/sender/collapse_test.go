@@ -8,6 +8,7 @@ import (
 
 	notificationv1 "github.com/znshub/znshub/proto/notification/v1"
 	znsv1 "github.com/znshub/znshub/proto/zns/v1"
+	"github.com/znshub/znshub/services/sender/control"
 )
 
 // collapsing is a request of a source with a collapse_key. Those with one ordering_key are of one partition.
@@ -86,6 +87,51 @@ func TestCollapse(t *testing.T) {
 }
 
 // One under way is superseded for good: its next owner does not try it again either, also when the newer one has ended.
+// TestCollapseOfOneThatIsSentAgain: no policy sends the older one again once a newer one was taken, whether it waits for
+// its policy or for its next call; only an operator does.
+func TestCollapseOfOneThatIsSentAgain(t *testing.T) {
+	for _, name := range []string{"unknown", "turned away when it was sent again", "an operator wants it"} {
+		t.Run(name, func(t *testing.T) {
+			c := newCore(t)
+			o := c.listen()
+			older, r := c.request(collapsing("otp"), onUnknown(resend))
+			c.tick(true, r)
+			c.answer(older, lost)
+			c.tick(true)
+			windowEnds := func() {
+				c.pass(2*time.Hour + time.Minute)
+				for range 10 {
+					c.readerPassed()
+					c.tick(true)
+				}
+			}
+			if name == "turned away when it was sent again" {
+				windowEnds()
+				c.want(older, "SENDING(2)")
+				c.answer(older, throttled)
+				c.tick(true)
+			}
+			newer, r := c.request(collapsing("otp"))
+			c.tick(true, r)
+			c.ticks(3)
+			if name == "an operator wants it" {
+				o.give(again, control.All())
+				c.ticks(3)
+				c.want(older, "SENDING(2)")
+				return
+			}
+			windowEnds()
+			if f := c.failed(older); len(f) != 1 || f[0].Reason != unsolved || !f[0].PossiblySent || f[0].Advice != znsv1.Advice_ADVICE_UNSPECIFIED {
+				t.Errorf("zns.failed: %v, it is %s", f, c.state(older))
+			}
+			c.want(newer, "SENDING(1)")
+			if n := len(c.calls); n != 1 {
+				t.Errorf("%d calls under way, want that of the newer one", n)
+			}
+		})
+	}
+}
+
 func TestCollapseSurvivesRestart(t *testing.T) {
 	for name, ended := range map[string]bool{"the newer one waits": false, "the newer one has ended": true} {
 		t.Run(name, func(t *testing.T) {

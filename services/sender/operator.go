@@ -311,7 +311,7 @@ func (d *deed) decide(u unit, e *entry) {
 	default:
 		d.h.update(u, e, func() {
 			d.step(e, now)
-			e.resentBy = slices.Clone(d.command.ID[:])
+			e.resentBy, e.superseded = slices.Clone(d.command.ID[:]), false
 			e.sendAgain()
 		})
 		d.count(u, &d.result.Changed)

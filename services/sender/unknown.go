@@ -119,6 +119,8 @@ func (h *handler) dueUnknown(tx tick, e *entry, now int64) bool {
 	f := failure{reason: znsv1.FailureReason_FAILURE_REASON_UNRESOLVED, code: e.code, advice: znsv1.Advice_ADVICE_TRY_OTHER_CHANNEL}
 	switch cancel := h.calledBack(e, u.Now()); {
 	case e.policy != znsv1.UnknownPolicy_UNKNOWN_POLICY_RESEND || now > e.expire:
+	case e.superseded:
+		f.advice = znsv1.Advice_ADVICE_UNSPECIFIED
 	case cancel != nil:
 		f.advice, f.before = znsv1.Advice_ADVICE_ASK_OPERATOR, func() { e.history.add(stepOf(cancel, now)) }
 	default:
