@@ -10,9 +10,12 @@ import (
 
 const fakeClusterID = "znshub-kfake"
 
+const never = "3155760000000" // a hundred years, in milliseconds
+
 // FakeOptions are kfake's settings under which it behaves most like a Kafka for this project. kfake's cleaner applies
 // its default retention of 7 days to compacted topics too, so that state topics must set retention.ms=-1, which the
-// table in proto/topic does.
+// table in proto/topic does. It is kept from compacting: it removes the markers of aborted transactions and goes on naming
+// these transactions, so that read-committed readers drop what their producers have committed since.
 func FakeOptions() []kfake.Opt {
 	return []kfake.Opt{
 		kfake.NumBrokers(1),
@@ -24,6 +27,7 @@ func FakeOptions() []kfake.Opt {
 			"group.consumer.session.timeout.ms":    "6000",
 			"group.consumer.heartbeat.interval.ms": "1000",
 			"transaction.max.timeout.ms":           "900000",
+			"log.cleaner.backoff.ms":               never,
 		}),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -14,12 +15,14 @@ import (
 type Broker struct {
 	cluster *kfake.Cluster
 	Addr    string
+	closing chan struct{}
+	expired sync.WaitGroup
 }
 
 // StartBroker starts the fake on 127.0.0.1. port 0 takes any free one; a port that is taken is replaced by a free one.
 // data is a folder that keeps topics and offsets over restarts; empty: all is in memory.
 //
-// What the fake cannot do: it loses what a kill -9 interrupts, and it does not compact by size or time as Kafka does.
+// What the fake cannot do: it loses what a kill -9 interrupts, and it does not compact (see never).
 func StartBroker(port int, data string) (*Broker, error) {
 	cluster, err := newCluster(port, data)
 	if port != 0 && errors.Is(err, syscall.EADDRINUSE) {
@@ -28,7 +31,28 @@ func StartBroker(port int, data string) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the fake broker: %w", err)
 	}
-	return &Broker{cluster: cluster, Addr: cluster.ListenAddrs()[0]}, nil
+	b := &Broker{cluster: cluster, Addr: cluster.ListenAddrs()[0], closing: make(chan struct{})}
+	b.expired.Go(b.expire)
+	return b, nil
+}
+
+// never is a hundred years in milliseconds: kfake's cleaner is kept from running. It removes the markers of aborted
+// transactions and goes on naming these transactions, so that read-committed readers, the sender's restore among them, drop
+// what their producers have committed since.
+const never = "3155760000000"
+
+// expire removes what is older than its topic's retention, which the cleaner would do too.
+func (b *Broker) expire() {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			b.cluster.ApplyRetention()
+		case <-b.closing:
+			return
+		}
+	}
 }
 
 func newCluster(port int, data string) (*kfake.Cluster, error) {
@@ -42,6 +66,7 @@ func newCluster(port int, data string) (*kfake.Cluster, error) {
 			"group.consumer.session.timeout.ms":    "6000",
 			"group.consumer.heartbeat.interval.ms": "1000",
 			"transaction.max.timeout.ms":           "900000",
+			"log.cleaner.backoff.ms":               never,
 			// Topics that only compact say retention.ms=-1 themselves; this is for those that tools create.
 			"log.retention.ms": strconv.FormatInt((7 * 24 * time.Hour).Milliseconds(), 10),
 		}),
@@ -53,4 +78,8 @@ func newCluster(port int, data string) (*kfake.Cluster, error) {
 }
 
 // Close stops the broker; with a data folder it first writes what is not on disk yet.
-func (b *Broker) Close() { b.cluster.Close() }
+func (b *Broker) Close() {
+	close(b.closing)
+	b.expired.Wait()
+	b.cluster.Close()
+}
