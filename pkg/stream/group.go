@@ -23,8 +23,9 @@ func (e *Engine) groupOptions() []kgo.Opt {
 		kgo.Balancers(kgo.CooperativeStickyBalancer()),
 		kgo.SessionTimeout(e.cfg.SessionTimeout),
 		kgo.HeartbeatInterval(min(e.cfg.Pulse, e.cfg.SessionTimeout/3)),
-		// The revoke callback may wait DrainTimeout for calls, and for a tick whose every call times out.
-		kgo.RebalanceTimeout(e.cfg.DrainTimeout+8*callTimeout),
+		// A heartbeat tells of the rebalance; then the revoke callback may wait DrainTimeout for calls, and for a tick whose
+		// every call times out.
+		kgo.RebalanceTimeout(e.cfg.Pulse+e.cfg.DrainTimeout+8*callTimeout),
 		// A broker that is away throws nobody out of the group: when it is back, sessions begin anew. So the client must
 		// not give its membership up meanwhile; with it would go the outcomes of calls that ended in the meantime.
 		kgo.RequestRetries(1<<20),
