@@ -41,15 +41,12 @@ func TestBrokerOutage(t *testing.T) {
 	}
 	t.Logf("everything was delivered %s after the broker came back", time.Since(up).Round(100*time.Millisecond))
 	answers := probe.stop()
-	during, slow := 0, 0
+	during := 0
 	for _, a := range answers {
 		if a.at.After(down) && a.at.Before(up) {
 			during++
 		}
-		if a.took > 2*time.Second {
-			slow++ // a broker that starts takes the processors
-		}
-		if a.status != 200 || slow > len(answers)/100 {
+		if a.status != 200 || a.took > 2*time.Second {
 			t.Errorf("webhook-ingest answered %d after %s (%s after the kill): %v", a.status, a.took, a.at.Sub(down).Round(time.Millisecond), a.err)
 			break
 		}

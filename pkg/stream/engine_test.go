@@ -117,7 +117,7 @@ func mentions(t *testing.T, err error, words ...string) {
 func (l *inProcess) stopped(t *testing.T, p int32) error {
 	t.Helper()
 	var err error
-	eventually(t, time.Minute, "the partition is stopped", func() bool {
+	eventually(t, 20*time.Second, "the partition is stopped", func() bool {
 		for _, s := range l.Status().Partitions {
 			if s.Partition == p {
 				err = s.Err
@@ -131,7 +131,7 @@ func (l *inProcess) stopped(t *testing.T, p int32) error {
 // ready waits until n partitions take part in ticks.
 func (l *inProcess) ready(t *testing.T, n int) {
 	t.Helper()
-	eventually(t, time.Minute, "the partitions are restored", func() bool {
+	eventually(t, 30*time.Second, "the partitions are restored", func() bool {
 		select {
 		case err := <-l.err:
 			t.Fatalf("Run ended: %v", err)

@@ -113,7 +113,7 @@ func TestNoOffsetCommitAfterRevoke(t *testing.T) {
 	one.ready(t, 6)
 	for i := range 3 {
 		other := start(fmt.Sprint("other", i))
-		eventually(t, time.Minute, "the other owns some", func() bool {
+		eventually(t, 30*time.Second, "the other owns some", func() bool {
 			s := other.Status()
 			return len(s.Partitions) == 3 && s.Partitions[0].Ready && s.Partitions[1].Ready && s.Partitions[2].Ready
 		})
@@ -154,9 +154,9 @@ func TestRevokeDuringRestore(t *testing.T) {
 		})
 	}
 	one := start("one", 100*time.Millisecond) // 20 s for each
-	eventually(t, time.Minute, "one restores", func() bool { return len(one.Status().Partitions) == 2 })
+	eventually(t, 20*time.Second, "one restores", func() bool { return len(one.Status().Partitions) == 2 })
 	two := start("two", 0)
-	eventually(t, time.Minute, "two owns a restored partition", func() bool {
+	eventually(t, 15*time.Second, "two owns a restored partition", func() bool {
 		s := two.Status()
 		return len(s.Partitions) == 1 && s.Partitions[0].Ready
 	})

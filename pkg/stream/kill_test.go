@@ -65,7 +65,7 @@ func TestKillAtEachStep(t *testing.T) {
 			if c.at == stream.StepRestored || c.at == stream.StepAssigned || c.at == stream.StepRestoring {
 				<-victim.done
 			} else {
-				eventually(t, time.Minute, "the victim works", func() bool { return w.provider.count() > 0 })
+				eventually(t, 20*time.Second, "the victim works", func() bool { return w.provider.count() > 0 })
 			}
 			if c.at == stream.StepDraining {
 				victim.signal(syscall.SIGTERM)
@@ -105,11 +105,11 @@ func TestStoppedMember(t *testing.T) {
 			want := ids("a", 1200)
 			victim := w.start("victim", func(a *appConfig) { a.At, a.Nth, a.Act = string(at), 15, "stop" })
 			w.publish(want[:1000]...)
-			eventually(t, time.Minute, "the victim stops", func() bool { return victim.count("acting") > 0 })
+			eventually(t, 20*time.Second, "the victim stops", func() bool { return victim.count("acting") > 0 })
 			heir := w.start("heir")
 			eventually(t, 2*takeover, "the heir owns everything", func() bool { return heir.count("restored") == 4 })
 			victim.signal(syscall.SIGCONT)
-			eventually(t, time.Minute, "the victim notices", func() bool { return victim.count("dropped") >= 4 })
+			eventually(t, 20*time.Second, "the victim notices", func() bool { return victim.count("dropped") >= 4 })
 			if at == stream.StepProduced || at == stream.StepOffsets {
 				if victim.count(string(stream.StepAborted)) == 0 && victim.count(string(stream.StepUnconfirmed)) == 0 {
 					t.Error("the victim's transaction was not refused")

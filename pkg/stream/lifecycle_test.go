@@ -106,13 +106,13 @@ func TestInputHeldBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	held := func() bool { return !m.Status().Partitions[0].HeldBack.IsZero() }
-	eventually(t, time.Minute, "Status tells", held)
-	eventually(t, time.Minute, "the log tells", func() bool {
+	eventually(t, 20*time.Second, "Status tells", held)
+	eventually(t, 10*time.Second, "the log tells", func() bool {
 		return strings.Contains(m.log.String(), "an open transaction holds back the input")
 	})
 	if err := hung.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
 		t.Fatal(err)
 	}
 	w.finished([]string{"a-0"}, 20*time.Second)
-	eventually(t, time.Minute, "Status tells no more", func() bool { return !held() })
+	eventually(t, 20*time.Second, "Status tells no more", func() bool { return !held() })
 }

@@ -57,7 +57,7 @@ func TestMembershipReplacedDuringJoin(t *testing.T) {
 	armed.Store(true)
 	two := w.run("two")
 	<-held
-	eventually(t, time.Minute, "two owns both", func() bool {
+	eventually(t, 20*time.Second, "two owns both", func() bool {
 		s := two.Status()
 		return len(s.Partitions) == 2 && s.Partitions[0].Ready && s.Partitions[1].Ready
 	})

@@ -115,7 +115,7 @@ func TestPoisonTwice(t *testing.T) {
 	// A program that knows better takes it up where it stood.
 	w.cfg.Stubborn = false
 	w.run("two")
-	eventually(t, time.Minute, "the dead letter is written", func() bool { return len(w.read(w.cfg.DLQ)) == 1 })
+	eventually(t, 20*time.Second, "the dead letter is written", func() bool { return len(w.read(w.cfg.DLQ)) == 1 })
 }
 
 // incompressible makes n bytes that no codec makes smaller.
@@ -185,7 +185,7 @@ func TestForeignTransactionIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := w.run("one", func(_ *appConfig, sc *stream.Config) { stream.HeldUpFor(sc, 2*time.Second) })
-	eventually(t, time.Minute, "it is reported", func() bool {
+	eventually(t, 10*time.Second, "it is reported", func() bool {
 		return strings.Contains(m.log.String(), "a transaction of another program holds up a partition")
 	})
 	m.heldUp(t, "an open transaction on ledger topic")
@@ -210,11 +210,11 @@ func TestForeignTransactionIsLeftAlone(t *testing.T) {
 // heldUp waits until the only partition is told to be not restored for the reason why, in Status and once in the log.
 func (l *inProcess) heldUp(t *testing.T, why string) {
 	t.Helper()
-	eventually(t, time.Minute, "Status tells why it is not restored", func() bool {
+	eventually(t, 15*time.Second, "Status tells why it is not restored", func() bool {
 		ps := l.Status().Partitions
 		return len(ps) == 1 && ps[0].Err != nil && strings.Contains(ps[0].Err.Error(), why)
 	})
-	eventually(t, time.Minute, "the log tells", func() bool {
+	eventually(t, 5*time.Second, "the log tells", func() bool {
 		return strings.Count(l.log.String(), "a partition cannot be restored") == 1
 	})
 }

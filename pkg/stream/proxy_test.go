@@ -176,9 +176,9 @@ func TestEndTxnCut(t *testing.T) {
 				arm = &p.answers
 			}
 			for i := range c.times {
-				eventually(t, time.Minute, "it works", func() bool { return w.provider.count() > 300*i })
+				eventually(t, 30*time.Second, "it works", func() bool { return w.provider.count() > 300*i })
 				arm.Store(true)
-				eventually(t, time.Minute, "EndTxn comes", func() bool { return !arm.Load() })
+				eventually(t, 30*time.Second, "EndTxn comes", func() bool { return !arm.Load() })
 			}
 			w.finished(want, 60*time.Second)
 			m.stop()

@@ -194,7 +194,7 @@ func TestReadLedgerCompacted(t *testing.T) {
 		}
 		return out
 	}
-	eventually(t, time.Minute, "the ledger is compacted", func() bool { return len(left()) < len(all)/3 })
+	eventually(t, 60*time.Second, "the ledger is compacted", func() bool { return len(left()) < len(all)/3 })
 	w.settings("segment.ms=3600000", "min.cleanable.dirty.ratio=0.1")
 	time.Sleep(time.Second) // a cleaning that was under way
 	want := left()

@@ -30,7 +30,7 @@ func TestOwnRestart(t *testing.T) {
 			want := ids("a", 600)
 			one := w.start("one")
 			w.publish(want[:400]...)
-			eventually(t, time.Minute, "it works", func() bool { return w.provider.count() > 100 })
+			eventually(t, 20*time.Second, "it works", func() bool { return w.provider.count() > 100 })
 			one.signal(syscall.SIGKILL)
 			<-one.done
 			began := time.Now()
@@ -84,7 +84,7 @@ func TestEviction(t *testing.T) {
 					}
 					return id
 				}
-				eventually(t, time.Minute, "the client is a member", func() bool { return member() != "" })
+				eventually(t, 20*time.Second, "the client is a member", func() bool { return member() != "" })
 				before := member()
 				if c.held {
 					meta, err := w.adm.BrokerMetadata(t.Context())
@@ -99,8 +99,8 @@ func TestEviction(t *testing.T) {
 				}
 				w.cfg.Protocol = protocol
 				two := w.run("two")
-				eventually(t, time.Minute, "it has joined", func() bool { return two.Status().Joined })
-				eventually(t, time.Minute, "its place is kept or lost", func() bool {
+				eventually(t, 30*time.Second, "it has joined", func() bool { return two.Status().Joined })
+				eventually(t, 10*time.Second, "its place is kept or lost", func() bool {
 					now := member()
 					return now != "" && (now == before) == c.stays
 				})
@@ -119,7 +119,7 @@ func TestGroupProtocol(t *testing.T) {
 	joined := func(t *testing.T, w *world, name, protocol, want string) *inProcess {
 		t.Helper()
 		m := w.run(name, func(_ *appConfig, sc *stream.Config) { sc.GroupProtocol = protocol })
-		eventually(t, time.Minute, name+" has joined", func() bool { return m.Status().Joined })
+		eventually(t, 30*time.Second, name+" has joined", func() bool { return m.Status().Joined })
 		if !strings.Contains(m.log.String(), want) {
 			t.Errorf("%s did not say %q", name, want)
 		}

@@ -227,7 +227,7 @@ func TestGroupOffsetsGone(t *testing.T) {
 			w.finished(want, 30*time.Second)
 			w.caughtUp(10 * time.Second)
 			m.stop()
-			eventually(t, time.Minute, c.name, func() bool { return c.do(w) == nil })
+			eventually(t, 20*time.Second, c.name, func() bool { return c.do(w) == nil })
 			m = w.start("two")
 			more := ids("b", 100)
 			w.publish(more...)

@@ -45,7 +45,7 @@ func TestRollingRestartIsShort(t *testing.T) {
 					w.publish(more...)
 				}
 			})
-			eventually(t, time.Minute, "all work", func() bool {
+			eventually(t, 30*time.Second, "all work", func() bool {
 				owned := 0
 				for _, m := range members {
 					owned += m.count("restored") - m.count("dropped")
@@ -56,7 +56,7 @@ func TestRollingRestartIsShort(t *testing.T) {
 			for i, m := range members {
 				m.stop()
 				members[i] = w.start(fmt.Sprint("m", i))
-				eventually(t, time.Minute, "it is back", func() bool { return members[i].count("restored") > 0 })
+				eventually(t, 30*time.Second, "it is back", func() bool { return members[i].count("restored") > 0 })
 				time.Sleep(time.Second)
 			}
 			close(stop)

@@ -18,7 +18,7 @@ func TestOneMember(t *testing.T) {
 	w.publish(want...)
 	w.publish(want[:20]...) // repeated requests
 	w.finished(want, 30*time.Second)
-	eventually(t, time.Minute, "the repeated requests are seen", func() bool { return m.count("duplicate") == 20 })
+	eventually(t, 5*time.Second, "the repeated requests are seen", func() bool { return m.count("duplicate") == 20 })
 	w.caughtUp(10 * time.Second)
 	m.stop()
 	w.check(want, 0)
@@ -33,21 +33,21 @@ func TestScaleOutAndIn(t *testing.T) {
 	want := ids("a", 9000)
 	one := w.start("one")
 	w.publish(want[:2000]...)
-	eventually(t, time.Minute, "one works", func() bool { return w.provider.count() > 100 })
+	eventually(t, 20*time.Second, "one works", func() bool { return w.provider.count() > 100 })
 	two, three := w.start("two"), w.start("three")
 	for _, m := range []*member{two, three} {
-		eventually(t, time.Minute, m.name+" owns a partition", func() bool { return m.count("restored") > 0 })
+		eventually(t, 30*time.Second, m.name+" owns a partition", func() bool { return m.count("restored") > 0 })
 	}
 	w.publish(want[2000:4000]...)
-	eventually(t, time.Minute, "they work", func() bool { return w.provider.count() > 2200 })
+	eventually(t, 20*time.Second, "they work", func() bool { return w.provider.count() > 2200 })
 	two.stop()
 	w.publish(want[4000:6000]...)
-	eventually(t, time.Minute, "one and three work", func() bool { return w.provider.count() > 4200 })
+	eventually(t, 20*time.Second, "one and three work", func() bool { return w.provider.count() > 4200 })
 	one.stop()
 	again := w.start("one") // a rolling restart
-	eventually(t, time.Minute, "one is back", func() bool { return again.count("restored") > 0 })
+	eventually(t, 30*time.Second, "one is back", func() bool { return again.count("restored") > 0 })
 	w.publish(want[6000:]...)
-	eventually(t, time.Minute, "both work", func() bool { return w.provider.count() > 6200 })
+	eventually(t, 20*time.Second, "both work", func() bool { return w.provider.count() > 6200 })
 	three.stop()
 	w.finished(want, 60*time.Second)
 	again.stop()
@@ -66,15 +66,15 @@ func TestDrainLongerThanTheSession(t *testing.T) {
 	long := func(c *appConfig) { c.CallTimeout = 20 * time.Second }
 	one := w.start("one", long)
 	w.publish(want...)
-	eventually(t, time.Minute, "the calls are under way", func() bool { return w.provider.count() == len(want) })
+	eventually(t, 20*time.Second, "the calls are under way", func() bool { return w.provider.count() == len(want) })
 	two := w.start("two", long) // takes one partition over
-	eventually(t, time.Minute, "two owns a partition", func() bool { return two.count("restored") > 0 })
+	eventually(t, 40*time.Second, "two owns a partition", func() bool { return two.count("restored") > 0 })
 	if one.count("dropped") != 1 {
 		t.Errorf("one gave up %d partitions, want 1: it was evicted while it drained", one.count("dropped"))
 	}
 	more := ids("b", 8)
 	w.publish(more...)
-	eventually(t, time.Minute, "calls are under way again", func() bool { return w.provider.count() == len(want)+len(more) })
+	eventually(t, 20*time.Second, "calls are under way again", func() bool { return w.provider.count() == len(want)+len(more) })
 	one.stop()
 	two.stop()
 	w.check(append(want, more...), 0)
@@ -89,7 +89,7 @@ func TestDrainIsBounded(t *testing.T) {
 	slow := func(c *appConfig) { c.Drain, c.CallTimeout = 5*time.Second, 60*time.Second }
 	one := w.start("one", slow)
 	w.publish(want...)
-	eventually(t, time.Minute, "the calls are under way", func() bool { return w.provider.count() == len(want) })
+	eventually(t, 20*time.Second, "the calls are under way", func() bool { return w.provider.count() == len(want) })
 	began := time.Now()
 	one.stop()
 	if took := time.Since(began); took < 5*time.Second || took > 9*time.Second && !overloaded() || took > 25*time.Second {

@@ -61,7 +61,7 @@ func TestKafkaKill(t *testing.T) {
 	for n := range 3 {
 		c := w.child(fmt.Sprintf("child%d", n))
 		before := len(w.provider.got(""))
-		w.eventually("calls", 2*time.Minute, func() bool { return len(w.provider.got("")) > before+60 })
+		w.eventually("calls", 40*time.Second, func() bool { return len(w.provider.got("")) > before+60 })
 		if err := c.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -87,13 +87,13 @@ func TestKafkaKill(t *testing.T) {
 			continue
 		}
 		unknown++
-		w.eventually("zns.unresolved", 2*time.Minute, func() bool { return len(w.unresolved(id)) > 0 })
+		w.eventually("zns.unresolved", 40*time.Second, func() bool { return len(w.unresolved(id)) > 0 })
 		if u := w.unresolved(id)[0]; u.Cause != znsv1.UnknownCause_UNKNOWN_CAUSE_OWNER_DIED {
 			t.Errorf("cause %s", u.Cause)
 		}
 		if len(posts) == 1 {
 			w.callback(id, posts[0].TrackingID)
-			if e := w.wantSent(id, 2*time.Minute); e.OutcomeSource != znsv1.OutcomeSource_OUTCOME_SOURCE_CALLBACK {
+			if e := w.wantSent(id, 40*time.Second); e.OutcomeSource != znsv1.OutcomeSource_OUTCOME_SOURCE_CALLBACK {
 				t.Errorf("outcome from %s", e.OutcomeSource)
 			}
 		}

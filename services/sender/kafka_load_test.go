@@ -113,7 +113,7 @@ func TestKafkaCleanStop(t *testing.T) {
 	for n := range 4 {
 		s := w.run(fmt.Sprintf("s%d", n))
 		before := len(w.provider.got(""))
-		w.eventually("calls", 2*time.Minute, func() bool { return len(w.provider.got("")) > before+30 })
+		w.eventually("calls", 40*time.Second, func() bool { return len(w.provider.got("")) > before+30 })
 		s.stop()
 		if s.err != nil {
 			t.Fatal(s.err)
@@ -135,7 +135,7 @@ func TestKafkaOffsetsReset(t *testing.T) {
 	w.wantAllSentOnce(ids, 30*time.Second)
 	s.stop()
 	adm := kadm.NewClient(w.server.Client(t))
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
 	if _, err := adm.DeleteGroup(ctx, w.group); err != nil {
 		t.Fatal(err)
@@ -143,9 +143,9 @@ func TestKafkaOffsetsReset(t *testing.T) {
 	// Another group, too: it has no offsets and reads from the earliest.
 	for i, group := range []string{w.group, w.group + "-other"} {
 		again := w.run(fmt.Sprintf("again%d", i), "SENDER_GROUP="+group)
-		w.eventually("restored", 2*time.Minute, func() bool { return again.Status().Joined && len(again.Status().Partitions) == 4 && again.ready() })
+		w.eventually("restored", 40*time.Second, func() bool { return again.Status().Joined && len(again.Status().Partitions) == 4 && again.ready() })
 		extra := w.publish(request(fmt.Sprintf("extra %d", i)))[0]
-		w.wantSent(extra, 2*time.Minute)
+		w.wantSent(extra, 40*time.Second)
 		again.stop()
 	}
 	if n := len(w.provider.got("")); n != 62 {
@@ -176,7 +176,7 @@ func TestKafkaBreaker(t *testing.T) {
 	w.provider.respond(func(post) answer { return broken })
 	ids := w.many(3000, nil)
 	s := w.run("a")
-	w.eventually("the breaker opens", 2*time.Minute, func() bool { return s.h.circuitOpen() })
+	w.eventually("the breaker opens", 40*time.Second, func() bool { return s.h.circuitOpen() })
 	time.Sleep(4 * time.Second)
 	w.provider.respond(func(post) answer { return answer{} })
 	var waiting [waitReasons]int64
@@ -192,7 +192,7 @@ func TestKafkaBreaker(t *testing.T) {
 		return sum == 0
 	})
 	bad := int(waiting[waitUnknown])
-	w.eventually("everything but the unknown sent", 2*time.Minute, func() bool {
+	w.eventually("everything but the unknown sent", 40*time.Second, func() bool {
 		left := 0
 		for _, id := range ids {
 			if len(w.sent(id)) == 0 {
@@ -224,7 +224,7 @@ func TestKafkaMemory(t *testing.T) {
 		notBefore(at)(r)
 		r.TemplateData["text"] = strings.Repeat("x", 500)
 	})
-	w.eventually("a full partition", 2*time.Minute, func() bool {
+	w.eventually("a full partition", 40*time.Second, func() bool {
 		for _, p := range s.Status().Partitions {
 			if p.Full {
 				return true
@@ -261,9 +261,9 @@ func TestKafkaPoison(t *testing.T) {
 	before := w.publish(request("before"))[0]
 	w.write(kafka.Record{Topic: w.input, Partition: 0, Key: []byte("k"), Value: incompressible(100_000)})
 	after := w.publish(request("after"))[0]
-	w.wantSent(before, 2*time.Minute)
+	w.wantSent(before, 40*time.Second)
 	w.wantSent(after, 30*time.Second)
-	w.eventually("a dead letter without its value", 2*time.Minute, func() bool {
+	w.eventually("a dead letter without its value", 40*time.Second, func() bool {
 		r := w.deadLetter(dlqTooLarge)
 		return r != nil && len(r.Value) == 0
 	})

@@ -70,7 +70,7 @@ func TestKafkaOTPBehindPromotions(t *testing.T) {
 	w := newWorld(t, 2, "SENDER_MEMORY=192MiB")
 	s := w.run("a")
 	w.publish(onPartition(0, 2, "first"))
-	w.eventually("the first one", 2*time.Minute, func() bool { return len(w.provider.got("first")) == 1 })
+	w.eventually("the first one", 40*time.Second, func() bool { return len(w.provider.got("first")) == 1 })
 	before := rss()
 	began := time.Now()
 	w.flood(n, time.Now().Add(20*time.Hour))
@@ -119,7 +119,7 @@ func TestKafkaReadAgain(t *testing.T) {
 		notBefore(at)(r)
 		r.TemplateData["text"] = strings.Repeat("x", 600)
 	})
-	w.eventually("all are taken", 2*time.Minute, func() bool { return s.h.waiting()[waitHolds] == 4000 })
+	w.eventually("all are taken", 40*time.Second, func() bool { return s.h.waiting()[waitHolds] == 4000 })
 	time.Sleep(200 * time.Millisecond)
 	loaded := 0
 	s.engine.Do(func() {

@@ -86,7 +86,7 @@ func TestKafkaSimulator(t *testing.T) {
 	w.run("a", "ZALO_API_URL="+server.URL)
 	ids := w.publish(reqs...)
 	for i, id := range ids {
-		sent := w.wantSent(id, 2*time.Minute)
+		sent := w.wantSent(id, 40*time.Second)
 		lost := slices.Contains([]zalosim.FaultKind{
 			zalosim.FaultLostAnswer, zalosim.FaultResetAfter, zalosim.FaultResetMidBody, zalosim.FaultTruncated, zalosim.FaultNoMsgID,
 		}, kinds[i])
@@ -122,8 +122,8 @@ func TestKafkaTrace(t *testing.T) {
 		Topic: w.input, Partition: -1, Key: []byte(traced.NotificationId), Value: mustMarshal(t, traced),
 		Headers: []kafka.Header{{Key: "traceparent", Value: []byte("00-" + caller + "-00f067aa0ba902b7-01")}},
 	})
-	sent := w.wantSent(tracedID, 2*time.Minute)
-	other := w.wantSent(plainID, 2*time.Minute)
+	sent := w.wantSent(tracedID, 40*time.Second)
+	other := w.wantSent(plainID, 40*time.Second)
 	s.stop()
 	if sent.TraceId != caller {
 		t.Errorf("trace_id %s, want the caller's", sent.TraceId)

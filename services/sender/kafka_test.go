@@ -38,7 +38,7 @@ func TestKafkaOneByOne(t *testing.T) {
 
 	t.Run("event", func(t *testing.T) {
 		id := w.publish(request("plain"))[0]
-		sent := w.wantSent(id, 2*time.Minute)
+		sent := w.wantSent(id, 40*time.Second)
 		if sent.MsgId == "" || sent.TrackingId != w.provider.got("plain")[0].TrackingID {
 			t.Errorf("zns.sent: %v", sent)
 		}
@@ -64,18 +64,18 @@ func TestKafkaOneByOne(t *testing.T) {
 			w.write(kafka.Record{Topic: w.input, Partition: -1, Key: []byte(ids[i].String()), Value: value})
 		}
 		for _, id := range ids {
-			w.wantSent(id, 2*time.Minute)
+			w.wantSent(id, 40*time.Second)
 		}
 	})
 	t.Run("duplicates", func(t *testing.T) {
 		req := request("twice")
 		id := w.publish(req, req, req)[0]
-		w.wantSent(id, 2*time.Minute)
+		w.wantSent(id, 40*time.Second)
 		w.publish(req)
 		other := proto.CloneOf(req)
 		other.TemplateData["order_code"] = "another"
 		w.publish(other)
-		w.eventually("a dead letter", 2*time.Minute, func() bool { return w.deadLetter(dlqIDReused) != nil })
+		w.eventually("a dead letter", 40*time.Second, func() bool { return w.deadLetter(dlqIDReused) != nil })
 		if n := len(w.provider.got("twice")); n != 1 || len(w.sent(id)) != 1 || len(w.failed(id)) != 0 {
 			t.Errorf("%d posts, %d zns.sent, %d zns.failed", n, len(w.sent(id)), len(w.failed(id)))
 		}
@@ -86,7 +86,7 @@ func TestKafkaOneByOne(t *testing.T) {
 		right := kafka.Murmur2Partition([]byte("order-7"), 4)
 		value, _ := proto.Marshal(req)
 		w.write(kafka.Record{Topic: w.input, Partition: (right + 1) % 4, Key: []byte("any"), Value: value, Headers: []kafka.Header{{Key: "app", Value: []byte("x")}}})
-		w.wantSent(id, 2*time.Minute)
+		w.wantSent(id, 40*time.Second)
 		moved := w.inputRecords(func(r kafka.Record) bool { _, ok := r.Header(headerMoved); return ok })
 		if len(moved) != 1 || moved[0].Partition != right || !bytes.Equal(moved[0].Value, value) {
 			t.Fatalf("moved: %v", moved)
@@ -102,14 +102,14 @@ func TestKafkaOneByOne(t *testing.T) {
 	})
 	t.Run("no account", func(t *testing.T) {
 		id := w.publish(request("no account"))[0]
-		f := w.wantFailed(id, znsv1.FailureReason_FAILURE_REASON_REJECTED, 2*time.Minute)
+		f := w.wantFailed(id, znsv1.FailureReason_FAILURE_REASON_REJECTED, 40*time.Second)
 		if f.ProviderCode != -118 || f.Advice != znsv1.Advice_ADVICE_TRY_OTHER_CHANNEL || f.Fallback["sms_text"] == "" || f.PossiblySent {
 			t.Errorf("zns.failed: %v", f)
 		}
 	})
 	t.Run("retried", func(t *testing.T) {
 		id := w.publish(request("busy"))[0]
-		if sent := w.wantSent(id, 2*time.Minute); sent.Attempt != 2 {
+		if sent := w.wantSent(id, 40*time.Second); sent.Attempt != 2 {
 			t.Errorf("zns.sent of attempt %d, want 2", sent.Attempt)
 		}
 		posts := w.provider.got("busy")
@@ -120,14 +120,14 @@ func TestKafkaOneByOne(t *testing.T) {
 	t.Run("not before", func(t *testing.T) {
 		at := time.Now().Add(1500 * time.Millisecond)
 		id := w.publish(request("later", notBefore(at)))[0]
-		w.wantSent(id, 2*time.Minute)
+		w.wantSent(id, 40*time.Second)
 		if got := w.provider.got("later")[0].At; got.Before(at) {
 			t.Errorf("posted %s too early", at.Sub(got))
 		}
 	})
 	t.Run("expired while held", func(t *testing.T) {
 		id := w.publish(request("no money", ttl(2*time.Second), ofOA("1111111111111111111")))[0]
-		f := w.wantFailed(id, znsv1.FailureReason_FAILURE_REASON_EXPIRED, 2*time.Minute)
+		f := w.wantFailed(id, znsv1.FailureReason_FAILURE_REASON_EXPIRED, 40*time.Second)
 		if n := len(w.provider.got("no money")); n != 1 || f.ProviderCode != -115 || len(f.Attempts) != 1 {
 			t.Errorf("%d posts, zns.failed %v", n, f)
 		}
@@ -163,13 +163,13 @@ func (w *world) badInput(t *testing.T) {
 		kafka.Record{Topic: w.input, Partition: 3, Value: []byte(`{"notification_id":"` + "\xff\xfe" + `"}`)},
 	)
 	id := w.publish(invalid, invalid)[0]
-	f := w.wantFailed(id, znsv1.FailureReason_FAILURE_REASON_INVALID, 2*time.Minute)
+	f := w.wantFailed(id, znsv1.FailureReason_FAILURE_REASON_INVALID, 40*time.Second)
 	if len(f.Violations) != 1 || f.Violations[0].Field != "recipient.phone" || f.Advice != znsv1.Advice_ADVICE_FIX_REQUEST {
 		t.Errorf("zns.failed: %v", f)
 	}
-	w.eventually("dead letters", 2*time.Minute, func() bool { return len(w.deadLetters()) >= before+9 })
+	w.eventually("dead letters", 40*time.Second, func() bool { return len(w.deadLetters()) >= before+9 })
 	ok := w.publish(request("after bad input"))[0]
-	w.wantSent(ok, 2*time.Minute)
+	w.wantSent(ok, 40*time.Second)
 	if n := len(w.failed(id)); n != 1 {
 		t.Errorf("%d zns.failed for one invalid id", n)
 	}
@@ -238,25 +238,25 @@ func TestKafkaUnknown(t *testing.T) {
 	)
 	told, failed, held, again := ids[0], ids[1], ids[2], ids[3]
 	for i, id := range ids {
-		w.eventually(fmt.Sprintf("zns.unresolved %d", i), 2*time.Minute, func() bool { return len(w.unresolved(id)) == 1 })
+		w.eventually(fmt.Sprintf("zns.unresolved %d", i), 40*time.Second, func() bool { return len(w.unresolved(id)) == 1 })
 	}
 	if u := w.unresolved(told)[0]; u.Cause != znsv1.UnknownCause_UNKNOWN_CAUSE_RESET {
 		t.Errorf("cause %s", u.Cause)
 	}
 	w.callback(told, w.provider.got("lost, then told")[0].TrackingID)
-	sent := w.wantSent(told, 2*time.Minute)
+	sent := w.wantSent(told, 40*time.Second)
 	if sent.OutcomeSource != znsv1.OutcomeSource_OUTCOME_SOURCE_CALLBACK || sent.MsgId != "15a0cc0bbb13bd4ce403" || sent.Corrects {
 		t.Errorf("zns.sent: %v", sent)
 	}
-	f := w.wantFailed(failed, unsolved, 2*time.Minute)
+	f := w.wantFailed(failed, unsolved, 40*time.Second)
 	if !f.PossiblySent || f.Fallback["sms_text"] == "" {
 		t.Errorf("zns.failed: %v", f)
 	}
-	if s := w.wantSent(again, 2*time.Minute); s.Attempt != 2 || len(w.provider.got("lost, sent again")) != 2 {
+	if s := w.wantSent(again, 40*time.Second); s.Attempt != 2 || len(w.provider.got("lost, sent again")) != 2 {
 		t.Errorf("zns.sent: %v", s)
 	}
 	w.callback(failed, w.provider.got("lost otp")[0].TrackingID)
-	if s := w.wantSent(failed, 2*time.Minute); !s.Corrects {
+	if s := w.wantSent(failed, 40*time.Second); !s.Corrects {
 		t.Errorf("zns.sent: %v", s)
 	}
 	if len(w.sent(held))+len(w.failed(held)) != 0 {
