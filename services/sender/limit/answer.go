@@ -237,8 +237,8 @@ const soonAgain = 10 * time.Minute
 // word takes what Zalo said about a quota, and opens or closes its gate by it. mu is held.
 func (l *Limits) word(o *oa, t *template, q *quota, k kind, w Word, now time.Time) {
 	q.roll(now, l.cfg.Reserve)
-	before := *q
-	if !q.learn(w, now) {
+	news, raised := q.learn(w, now)
+	if !news {
 		return
 	}
 	l.changed(q.resets)
@@ -251,7 +251,7 @@ func (l *Limits) word(o *oa, t *template, q *quota, k kind, w Word, now time.Tim
 	}
 	g := gs.find(k, c)
 	switch {
-	case w.Remaining == nil && g != nil && q.raised(&before):
+	case w.Remaining == nil && g != nil && raised:
 		g.probeAt, g.told = now, false // what is left now, a call will tell
 		l.changed(now)
 	case w.Remaining == nil:

@@ -56,22 +56,23 @@ func (q *quota) end(now time.Time) time.Time {
 
 // learn takes Zalo's word. Answers overtake each other: only what is later by Zalo's clock counts, and of two at once
 // the lower. So it may also grow: after a reset at another hour than expected, or when Zalo raised the quota.
-func (q *quota) learn(w Word, now time.Time) (news bool) {
+// raised: the quota itself has.
+func (q *quota) learn(w Word, now time.Time) (news, raised bool) {
 	if w.Remaining == nil && w.Total == nil {
-		return false
+		return false, false
 	}
 	at := w.At
 	if at.IsZero() {
 		at = wall(now)
 	}
 	if at.After(now.Add(time.Hour)) {
-		return false
+		return false, false
 	}
 	if q.known && q.at.After(now.Add(time.Minute)) {
 		q.known = false // this machine's clock was ahead once, and nothing of that holds
 	}
 	if q.known && at.Before(q.at) {
-		return false
+		return false, false
 	}
 	before := *q
 	if !q.known {
@@ -84,7 +85,8 @@ func (q *quota) learn(w Word, now time.Time) (news bool) {
 	if w.Total != nil {
 		q.total = int64(*w.Total)
 	}
-	if w.Remaining == nil && q.raised(&before) {
+	raised = before.known && before.total > 0 && q.total > before.total
+	if w.Remaining == nil && raised {
 		q.remaining += q.total - before.total
 	}
 	if w.Remaining != nil {
@@ -95,12 +97,7 @@ func (q *quota) learn(w Word, now time.Time) (news bool) {
 		q.remaining, q.used = left, 0
 	}
 	q.at = at
-	return q.remaining != before.remaining || q.total != before.total || !before.known
-}
-
-// raised reports whether the quota is greater than it was before.
-func (q *quota) raised(before *quota) bool {
-	return before.known && before.total > 0 && q.total > before.total
+	return q.remaining != before.remaining || q.total != before.total || !before.known, raised
 }
 
 // left estimates what is left, with inFlight own calls whose answers are still to come, when this process is the given
