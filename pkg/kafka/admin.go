@@ -18,6 +18,7 @@ import (
 
 // Admin creates topics, checks them and asks about them. It is safe for concurrent use. Every call ends with its context.
 type Admin struct {
+	opts   []kgo.Opt
 	client *kgo.Client
 	admin  *kadm.Client
 }
@@ -28,7 +29,7 @@ func NewAdmin(opts ...kgo.Opt) (*Admin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new admin: %w", err)
 	}
-	return &Admin{client, kadm.NewClient(client)}, nil
+	return &Admin{opts, client, kadm.NewClient(client)}, nil
 }
 
 // Close ends the connections.

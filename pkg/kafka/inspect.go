@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -187,62 +184,6 @@ func (a *Admin) StableOffsets(ctx context.Context, name string) (map[int32]int64
 		found[o.Partition] = o.Offset
 	}
 	return found, nil
-}
-
-// OpenTransaction is one that has written to a partition and has not ended there.
-type OpenTransaction struct {
-	Topic     string
-	Partition int32
-	Start     int64 // its first offset in the partition
-	LastWrite time.Time
-	// ID is its transactional id. Empty: no coordinator knows it, so that nobody will end it.
-	ID string
-}
-
-// OpenTransactions lists the transactions that are open on the partitions, by partition and start.
-func (a *Admin) OpenTransactions(ctx context.Context, name string, partitions ...int32) ([]OpenTransaction, error) {
-	if len(partitions) == 0 {
-		return nil, nil // kadm would ask for all topics
-	}
-	var where kadm.TopicsSet
-	where.Add(name, partitions...)
-	described, err := a.admin.DescribeProducers(ctx, where)
-	if err != nil {
-		return nil, fmt.Errorf("ask for the producers of %s: %w", name, err)
-	}
-	var open []OpenTransaction
-	ids := map[int64][]int{} // producer id to places in open
-	for _, p := range described[name].Partitions.Sorted() {
-		if p.Err != nil {
-			return nil, fmt.Errorf("ask for the producers of %s/%d: %w", name, p.Partition, p.Err)
-		}
-		for _, producer := range p.ActiveProducers.Sorted() {
-			if producer.CurrentTxnStartOffset < 0 {
-				continue
-			}
-			ids[producer.ProducerID] = append(ids[producer.ProducerID], len(open))
-			open = append(open, OpenTransaction{
-				Topic: name, Partition: p.Partition, Start: producer.CurrentTxnStartOffset, LastWrite: time.UnixMilli(producer.LastTimestamp),
-			})
-		}
-	}
-	if len(open) == 0 {
-		return nil, nil
-	}
-	listed, err := a.admin.ListTransactions(ctx, slices.Collect(maps.Keys(ids)), nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask the coordinators for open transactions: %w", err)
-	}
-	for _, l := range listed {
-		// What a coordinator has completed is over for it, whatever a partition says.
-		if l.State == "CompleteCommit" || l.State == "CompleteAbort" || l.State == "Empty" || l.State == "Dead" {
-			continue
-		}
-		for _, i := range ids[l.ProducerID] {
-			open[i].ID = l.TxnID
-		}
-	}
-	return open, nil
 }
 
 // Health is how well a topic's partitions are.

@@ -5,11 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
-	"github.com/znshub/znshub/proto/topic"
 )
 
 func TestBrokerStates(t *testing.T) {
@@ -53,50 +50,6 @@ func TestControllerTime(t *testing.T) {
 	// It runs on this machine.
 	if since := time.Since(at); err != nil || since < -time.Second || since > took+time.Second {
 		t.Errorf("the controller's time is %s (%s ago), %v", at, time.Since(at), err)
-	}
-}
-
-func TestOpenTransactions(t *testing.T) {
-	s := kafkatest.Broker(t)
-	a := newAdmin(t, s.Brokers()...)
-	input := ensured(t, s, a, 2)[0].Name
-	id := kafkatest.Name("txn")
-	producer, err := kgo.NewClient(kgo.SeedBrokers(s.Brokers()...), kgo.TransactionalID(id), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer producer.Close()
-	if err := producer.BeginTransaction(); err != nil {
-		t.Fatal(err)
-	}
-	if err := producer.ProduceSync(t.Context(), &kgo.Record{Topic: input, Partition: 1, Value: []byte("x")}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
-	stable, err := a.StableOffsets(t.Context(), input)
-	if err != nil || stable[1] != 0 {
-		t.Errorf("stable offsets %v, %v; want 0 in partition 1", stable, err)
-	}
-	open, err := a.OpenTransactions(t.Context(), input, 0, 1)
-	if err != nil || len(open) != 1 || open[0].ID != id || open[0].Partition != 1 || open[0].Start != 0 || time.Since(open[0].LastWrite) > time.Minute {
-		t.Errorf("open: %+v, %v", open, err)
-	}
-	if err := producer.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) { // the markers are written afterwards
-		open, err = a.OpenTransactions(t.Context(), input, 0, 1)
-		if err == nil && len(open) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("open after the commit: %+v, %v", open, err)
-		}
-	}
-	if latest, err := a.LatestTime(t.Context(), input); err != nil || time.Since(latest).Abs() > time.Minute {
-		t.Errorf("latest time %s, %v", latest, err)
-	}
-	if latest, err := a.LatestTime(t.Context(), topic.DLQOf(input)); err != nil || !latest.IsZero() {
-		t.Errorf("latest time of an empty topic %s, %v", latest, err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/pause"
 )
 
@@ -97,7 +98,7 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]wait, seen
 		if err != nil {
 			return err
 		}
-		where.Add("__consumer_offsets", p)
+		where.Add(kafka.ConsumerOffsets, p)
 	}
 	if len(where) == 0 {
 		return nil
@@ -209,19 +210,15 @@ func (e *Engine) isOurs(ctx context.Context, txnID string) (bool, error) {
 
 // offsetsPartition is the partition of __consumer_offsets that holds the group.
 func (e *Engine) offsetsPartition(ctx context.Context) (int32, error) {
-	meta, err := e.adm.Metadata(ctx, "__consumer_offsets")
+	meta, err := e.adm.Metadata(ctx, kafka.ConsumerOffsets)
 	if err != nil {
 		return 0, err
 	}
-	n := len(meta.Topics["__consumer_offsets"].Partitions)
+	n := len(meta.Topics[kafka.ConsumerOffsets].Partitions)
 	if n == 0 {
-		return 0, errors.New("__consumer_offsets is not there yet")
+		return 0, fmt.Errorf("%s is not there yet", kafka.ConsumerOffsets)
 	}
-	var h int32 // String.hashCode of the JVM; group names are ASCII in practice
-	for _, c := range e.cfg.Group {
-		h = 31*h + c
-	}
-	return (h & 0x7fffffff) % int32(n), nil
+	return kafka.GroupPartition(e.cfg.Group, int32(n)), nil
 }
 
 // heldBack is how far read-committed readers of an input partition get.

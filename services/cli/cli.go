@@ -60,8 +60,11 @@ type grammar struct {
 	Unknown unknownCmd `cmd:"" help:"Decide about what was perhaps sent."`
 	Redrive redriveCmd `cmd:"" help:"Publish dead letters, or failed notifications, again."`
 	Topics  topicsCmd  `cmd:"" help:"Create and check the hub's topics."`
-	Doctor  doctorCmd  `cmd:"" help:"Examine brokers, topics, groups, clocks, traffic, settings and the OA's token; tell what mends them."`
-	Config  configCmd  `cmd:"" help:"Check and show the settings of all programs."`
+
+	Transactions transactionsCmd `cmd:"" help:"Find and end transactions that the brokers have left hanging."`
+
+	Doctor doctorCmd `cmd:"" help:"Examine brokers, topics, groups, clocks, traffic, settings and the OA's token; tell what mends them."`
+	Config configCmd `cmd:"" help:"Check and show the settings of all programs."`
 
 	DemoSender demoSenderCmd `cmd:"" hidden:"" help:"The sender of zns demo, as a process of its own."`
 }

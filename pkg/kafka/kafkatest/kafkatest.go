@@ -170,6 +170,17 @@ func Own(tb testing.TB, opts local.Options) *Server {
 	if opts.Heap == "" {
 		opts.QuickStart = true
 	}
+	return startOwn(tb, opts)
+}
+
+// Beside starts a further broker in the cluster of Own for the same test, which may kill it.
+func (s *Server) Beside(tb testing.TB) *Server {
+	tb.Helper()
+	return startOwn(tb, local.Options{QuickStart: true, Beside: s.local})
+}
+
+func startOwn(tb testing.TB, opts local.Options) *Server {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	s, err := startLocal(ctx, opts)
@@ -188,6 +199,9 @@ func Own(tb testing.TB, opts local.Options) *Server {
 	})
 	return s
 }
+
+// Node is the id of the broker of Own or Beside in its cluster.
+func (s *Server) Node() int32 { return s.local.Node() }
 
 // Log is what the broker of Own has logged so far, over all its lives; empty for any other.
 func (s *Server) Log() string {

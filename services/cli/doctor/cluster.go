@@ -199,13 +199,13 @@ func (x *examination) replicas(ctx context.Context) []Finding {
 			names = append(names, s.Name)
 		}
 	}
-	health, err := x.Admin.Health(ctx, append(names, consumerOffsets, transactionState)...)
+	health, err := x.Admin.Health(ctx, append(names, kafka.ConsumerOffsets, kafka.TransactionState)...)
 	if err != nil {
 		return unasked(err)
 	}
 	var findings []Finding
 	behind := 0
-	for _, name := range append(names, consumerOffsets, transactionState) {
+	for _, name := range append(names, kafka.ConsumerOffsets, kafka.TransactionState) {
 		h := health[name]
 		if len(h.Leaderless) > 0 {
 			findings = append(findings, Finding{
@@ -233,16 +233,11 @@ func (x *examination) replicas(ctx context.Context) []Finding {
 	return findings
 }
 
-const (
-	consumerOffsets  = "__consumer_offsets"
-	transactionState = "__transaction_state"
-)
-
 // internalTopics looks at what the promise rests on besides the hub's own topics.
 func (x *examination) internalTopics(ctx context.Context) []Finding {
 	var findings []Finding
 	told := make([]string, 0, 2)
-	for _, name := range []string{transactionState, consumerOffsets} {
+	for _, name := range []string{kafka.TransactionState, kafka.ConsumerOffsets} {
 		replicas, least, exists, err := x.Admin.Copies(ctx, name)
 		if err != nil {
 			return unasked(err)
@@ -252,7 +247,7 @@ func (x *examination) internalTopics(ctx context.Context) []Finding {
 			continue
 		}
 		told = append(told, fmt.Sprintf("%s has %s", name, copies(replicas)))
-		if len(x.brokerStates) >= 3 && (replicas < 3 || name == transactionState && least < 2) {
+		if len(x.brokerStates) >= 3 && (replicas < 3 || name == kafka.TransactionState && least < 2) {
 			findings = append(findings, Finding{
 				Level: Problem, What: fmt.Sprintf("%s has %s and min.insync.replicas %d, want 3 and 2", name, copies(replicas), least),
 				Why: "whether a transaction was committed is known there alone: with one disk goes the decision, and an intent that was committed may look aborted",

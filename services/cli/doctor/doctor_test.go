@@ -257,17 +257,18 @@ func TestJudgeTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer x.Admin.Close()
-	open := kafka.OpenTransaction{Topic: "zns.sent", Partition: 3, Start: 17, LastWrite: time.Now().Add(-time.Hour)}
-	f, _ := x.judge(open, 9)
-	expect(t, []Finding{f}, Problem, "no coordinator knows it", "zns.sent[3]@17", "__transaction_state", "only when the decision was abort", "--start-offset 17")
+	open := kafka.OpenTransaction{Topic: "zns.sent", Partition: 3, Start: 17, Behind: 9, LastWrite: time.Now()}
+	f, _ := x.judge(open)
+	expect(t, []Finding{f}, Problem, "nobody will end it", "zns.sent[3]@17", "9 records", "zns transactions end")
+	open.LastWrite = time.Now().Add(-time.Hour)
 	open.ID = "zns-sender-a"
-	f, _ = x.judge(open, 9)
+	f, _ = x.judge(open)
 	expect(t, []Finding{f}, Warning, "zns-sender-a", "9 records", "a successor ends it")
 	open.ID = "shop-1"
-	f, _ = x.judge(open, 9)
+	f, _ = x.judge(open)
 	expect(t, []Finding{f}, Warning, "shop-1", "transaction.timeout.ms")
 	open.LastWrite = time.Now()
-	if f, told := x.judge(open, 9); told {
+	if f, told := x.judge(open); told {
 		t.Errorf("a transaction under way is told: %+v", f)
 	}
 }

@@ -16,34 +16,20 @@ import (
 // openAllowed is how long a transaction on the input may stay open: readers wait behind it.
 const openAllowed = 30 * time.Second
 
-// transactions looks for those that hold readers up: of the input, and of what the sender writes.
+// transactions looks for those that hold readers up: of the hub's topics, and of its groups' offsets.
 func (x *examination) transactions(ctx context.Context) []Finding {
 	var findings []Finding
-	for _, name := range []string{x.Topic, topic.LedgerOf(x.Topic), topic.Sent, topic.Callback} {
-		if !x.exists(ctx, name) {
-			continue
-		}
-		stable, err := x.Admin.StableOffsets(ctx, name)
-		if err != nil {
-			return unasked(err)
-		}
-		ends, err := x.Admin.EndOffsets(ctx, name)
-		if err != nil {
-			return unasked(err)
-		}
-		var held []int32
-		for p, end := range ends {
-			if stable[p] < end {
-				held = append(held, p)
-			}
-		}
-		slices.Sort(held)
-		open, err := x.Admin.OpenTransactions(ctx, name, held...)
+	names := []string{kafka.ConsumerOffsets}
+	for _, s := range x.Specs {
+		names = append(names, s.Name)
+	}
+	for _, name := range names {
+		open, err := x.Admin.HeldBack(ctx, name, x.SenderGroup, x.IngestGroup)
 		if err != nil {
 			return unasked(err)
 		}
 		for _, t := range open {
-			if f, ok := x.judge(t, ends[t.Partition]-t.Start); ok {
+			if f, ok := x.judge(t); ok {
 				findings = append(findings, f)
 			}
 		}
@@ -55,23 +41,23 @@ func (x *examination) transactions(ctx context.Context) []Finding {
 }
 
 // judge says whether an open transaction is more than one of many that are under way.
-func (x *examination) judge(t kafka.OpenTransaction, behind int64) (Finding, bool) {
-	where := fmt.Sprintf("%s[%d]@%d", t.Topic, t.Partition, t.Start)
+func (x *examination) judge(t kafka.OpenTransaction) (Finding, bool) {
 	age := time.Since(t.LastWrite).Round(time.Second)
-	if age < openAllowed {
+	if age < openAllowed && !t.Hangs() {
 		return Finding{}, false
 	}
 	f := Finding{
-		Level: Warning, What: fmt.Sprintf("the transaction %s at %s has written nothing for %s and is open", t.ID, where, age),
-		Why: fmt.Sprintf("read-committed readers do not see the %d records from there on", behind),
+		Level: Warning, What: fmt.Sprintf("the transaction %s at %s has written nothing for %s and is open", t.ID, t, age),
+		Why: fmt.Sprintf("read-committed readers do not see the %d records from there on", t.Behind),
+	}
+	if t.Topic == kafka.ConsumerOffsets {
+		f.Why = "a group's offsets are not settled: whoever is given its partitions cannot begin with them"
 	}
 	switch {
-	case t.ID == "":
+	case t.Hangs():
 		f.Level = Problem
-		f.What = fmt.Sprintf("a transaction at %s is open and no coordinator knows it: nobody will end it", where)
-		f.Mend = "end it the way its coordinator decided: kafka-dump-log.sh --transaction-log-decoder on __transaction_state tells. " +
-			"Abort (" + x.Admin.Command("kafka-transactions.sh", fmt.Sprintf("abort --topic %s --partition %d --start-offset %d", t.Topic, t.Partition, t.Start)) +
-			") only when the decision was abort: calls may have started on intents that were to be committed"
+		f.What = fmt.Sprintf("a transaction at %s is open and its coordinator is done with it: nobody will end it", t)
+		f.Mend = "zns transactions end   ends it as its coordinator decided"
 	case strings.HasPrefix(t.ID, x.SenderGroup+"-") || strings.HasPrefix(t.ID, x.IngestGroup+"-"):
 		f.Mend = "its process hangs or is dead; a successor ends it, when one runs. Restart that instance"
 	default:

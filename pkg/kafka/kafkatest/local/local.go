@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -62,12 +63,14 @@ type Options struct {
 	// Advertise adds a listener for each of these addresses. Who comes in through it is told that the broker is at that
 	// address, so that all its connections go through what listens there, such as a proxy. See [Broker.ListensFor].
 	Advertise []string
+	// Beside makes it a further broker of that one's cluster. That one must live longer.
+	Beside *Broker
 	// Data is an existing folder for the broker's log, for example on a small file system; Stop leaves it. Empty: a
 	// temporary one.
 	Data string
 }
 
-// Broker is one Kafka process, broker and controller.
+// Broker is one Kafka process, broker and controller unless Options say otherwise.
 type Broker struct {
 	addr    string
 	dir     string
@@ -75,7 +78,11 @@ type Broker struct {
 	opts    Options
 	process *process // nil while it is down
 
-	controller *process // nil: the broker is its own
+	node       int32
+	nodes      *atomic.Int32 // the greatest node of the cluster
+	cluster    string        // its id
+	voters     string        // the controller, as controller.quorum.voters takes it
+	controller *process      // nil: the broker is its own, or another's is used
 
 	listeners map[string]string // by advertised address
 }
@@ -107,7 +114,11 @@ func create(ctx context.Context, jars string, opts Options) (*Broker, error) {
 	if opts.Heap == "" {
 		opts.Heap = "512m"
 	}
-	b := &Broker{dir: dir, jars: jars, opts: opts}
+	b := &Broker{dir: dir, jars: jars, opts: opts, nodes: new(atomic.Int32), cluster: newClusterID()}
+	if first := opts.Beside; first != nil {
+		b.nodes, b.cluster, b.voters = first.nodes, first.cluster, first.voters
+	}
+	b.node = b.nodes.Add(1)
 	ports, err := FreePorts(2 + len(opts.Advertise))
 	if err == nil {
 		b.addr = ports[0]
@@ -120,7 +131,7 @@ func create(ctx context.Context, jars string, opts Options) (*Broker, error) {
 	if err == nil {
 		err = b.format(ctx)
 	}
-	if err == nil && opts.Controller {
+	if err == nil && opts.Controller && opts.Beside == nil {
 		err = b.startController()
 	}
 	if err == nil {
@@ -150,6 +161,9 @@ const (
 	brokerFile     = "server.properties"
 	controllerFile = "controller.properties"
 )
+
+// Node is the broker's id in its cluster.
+func (b *Broker) Node() int32 { return b.node }
 
 // Addr is the broker's host:port; it stays the same over Kill and Restart.
 func (b *Broker) Addr() string { return b.addr }
@@ -224,26 +238,31 @@ func (b *Broker) configure(controller string) error {
 		protocols += "," + name + ":PLAINTEXT"
 	}
 	set := map[string]string{
-		"listeners":                      listeners + ",CONTROLLER://" + controller,
+		"node.id":                        strconv.Itoa(int(b.node)),
 		"advertised.listeners":           advertised,
 		"listener.security.protocol.map": protocols,
-		"controller.quorum.voters":       "1@" + controller,
 		"log.dirs":                       cmp.Or(b.opts.Data, filepath.Join(b.dir, "data")),
 	}
-	if b.opts.Controller {
+	switch {
+	case b.opts.Beside != nil:
 		set["process.roles"] = "broker"
-		set["listeners"] = listeners
-		set["controller.quorum.voters"] = "100@" + controller
+	case b.opts.Controller:
+		set["process.roles"] = "broker"
+		b.voters = "100@" + controller
 		if err := b.writeSettings(controllerFile, map[string]string{
 			"process.roles":            "controller",
 			"node.id":                  "100",
 			"listeners":                "CONTROLLER://" + controller,
-			"controller.quorum.voters": "100@" + controller,
+			"controller.quorum.voters": b.voters,
 			"log.dirs":                 filepath.Join(b.dir, "controller"),
 		}); err != nil {
 			return err
 		}
+	default:
+		b.voters = "1@" + controller
+		listeners += ",CONTROLLER://" + controller
 	}
+	set["listeners"], set["controller.quorum.voters"] = listeners, b.voters
 	if err := b.writeSettings(brokerFile, set); err != nil {
 		return err
 	}
@@ -283,17 +302,21 @@ func (b *Broker) java(quick bool, args ...string) []string {
 	return append(command, args...)
 }
 
-func (b *Broker) format(ctx context.Context) error {
+func newClusterID() string {
 	var id [16]byte
 	_, _ = rand.Read(id[:])
 	id[0] &= 0x7f // Kafka refuses an id whose text begins with '-'
+	return base64.RawURLEncoding.EncodeToString(id[:])
+}
+
+func (b *Broker) format(ctx context.Context) error {
 	names := []string{brokerFile}
-	if b.opts.Controller {
+	if b.opts.Controller && b.opts.Beside == nil {
 		names = append(names, controllerFile)
 	}
 	for _, name := range names {
 		args := b.java(true, "kafka.tools.StorageTool", "format", "--ignore-formatted",
-			"--cluster-id", base64.RawURLEncoding.EncodeToString(id[:]), "--config", filepath.Join(b.dir, name))
+			"--cluster-id", b.cluster, "--config", filepath.Join(b.dir, name))
 		out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("format the storage of %s: %w\n%s", name, err, tail(string(out), 10))
