@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +35,6 @@ func TestBrokerOutage(t *testing.T) {
 	if err := in.results.Wait(in.within(size(90*time.Second, 6*time.Minute)), "a delivery of every request", func(n harness.Counts) bool {
 		return n.Ended+n.Open >= load.Total && n.Delivered >= n.Sent && n.Delivered+n.Open >= load.Total
 	}); err != nil {
-		in.skipWhenKafkaForgot(err)
 		t.Fatal(err)
 	}
 	t.Logf("everything was delivered %s after the broker came back", time.Since(up).Round(100*time.Millisecond))
@@ -64,28 +62,6 @@ func TestBrokerOutage(t *testing.T) {
 	if report.Open > lostCommits {
 		t.Errorf("%d ids ended unresolved, want no more than what two commits held", report.Open)
 	}
-}
-
-// skipWhenKafkaForgot skips the test when the broker itself has dropped the end of a transaction: when it is fenced while
-// it writes the markers, as the only broker is after a kill, Kafka 4.3.1 takes the partitions, which have no leader then,
-// for deleted. Readers wait at such a transaction until an operator ends it. The hub must at least have told.
-func (in *installation) skipWhenKafkaForgot(err error) {
-	in.t.Helper()
-	dropped := 0
-	for line := range strings.SplitSeq(in.server.Log(), "\n") {
-		if strings.Contains(line, "Couldn't find leader endpoint for partitions") && strings.Contains(line, "can be skipped") {
-			dropped++
-		}
-	}
-	if dropped == 0 {
-		return
-	}
-	for _, p := range in.Processes() {
-		if strings.Contains(p.Log(), "holds up a partition") {
-			in.t.Skipf("Kafka dropped the markers of %d transactions, which only kafka-transactions.sh ends; %s told it: %v", dropped, p.Name, err)
-		}
-	}
-	in.t.Errorf("Kafka dropped the markers of %d transactions and no program told it", dropped)
 }
 
 // lostCommits bounds the intents of two transactions, one of each sender, at this load.

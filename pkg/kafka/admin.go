@@ -18,7 +18,6 @@ import (
 
 // Admin creates topics, checks them and asks about them. It is safe for concurrent use. Every call ends with its context.
 type Admin struct {
-	opts   []kgo.Opt
 	client *kgo.Client
 	admin  *kadm.Client
 }
@@ -29,8 +28,11 @@ func NewAdmin(opts ...kgo.Opt) (*Admin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new admin: %w", err)
 	}
-	return &Admin{opts, client, kadm.NewClient(client)}, nil
+	return AdminOf(client), nil
 }
+
+// AdminOf returns an Admin that asks through a client that somebody else closes.
+func AdminOf(client *kgo.Client) *Admin { return &Admin{client, kadm.NewClient(client)} }
 
 // Close ends the connections.
 func (a *Admin) Close() { a.client.Close() }

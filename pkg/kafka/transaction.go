@@ -46,7 +46,24 @@ func (t OpenTransaction) String() string {
 
 // OpenTransactions lists the transactions that are open on the partitions, by partition and start.
 func (a *Admin) OpenTransactions(ctx context.Context, name string, partitions ...int32) ([]OpenTransaction, error) {
-	open, err := a.openOn(ctx, name, partitions...)
+	var where kadm.TopicsSet
+	where.Add(name, partitions...)
+	return a.open(ctx, where, func(OpenTransaction) bool { return true })
+}
+
+// OpenBy lists the transactions of one producer that are open on the topics.
+func (a *Admin) OpenBy(ctx context.Context, producer int64, names ...string) ([]OpenTransaction, error) {
+	details, err := a.admin.ListTopicsWithInternal(ctx, names...)
+	if err != nil {
+		return nil, fmt.Errorf("look up topics: %w", err)
+	}
+	return a.open(ctx, details.TopicsSet(), func(t OpenTransaction) bool { return t.ProducerID == producer })
+}
+
+// open lists those transactions that are meant, with what their coordinators say of them.
+func (a *Admin) open(ctx context.Context, where kadm.TopicsSet, meant func(OpenTransaction) bool) ([]OpenTransaction, error) {
+	open, err := a.openOn(ctx, where)
+	open = slices.DeleteFunc(open, func(t OpenTransaction) bool { return !meant(t) })
 	if len(open) == 0 || err != nil {
 		return nil, err
 	}
@@ -58,7 +75,7 @@ func (a *Admin) OpenTransactions(ctx context.Context, name string, partitions ..
 	}
 	// One that ended between the two questions looks as if it hung. Its coordinator had it ended only after the partition
 	// had its marker, so that it is not open any more.
-	still, err := a.openOn(ctx, name, partitions...)
+	still, err := a.openOn(ctx, where)
 	if err != nil {
 		return nil, err
 	}
@@ -72,27 +89,27 @@ func (t OpenTransaction) same(o OpenTransaction) bool {
 }
 
 // openOn asks the leaders of the partitions. It does not tell the transactional ids.
-func (a *Admin) openOn(ctx context.Context, name string, partitions ...int32) ([]OpenTransaction, error) {
-	if len(partitions) == 0 {
+func (a *Admin) openOn(ctx context.Context, where kadm.TopicsSet) ([]OpenTransaction, error) {
+	if !slices.ContainsFunc(where.Sorted(), func(t kadm.TopicPartitions) bool { return len(t.Partitions) > 0 }) {
 		return nil, nil // kadm would ask for all topics
 	}
-	var where kadm.TopicsSet
-	where.Add(name, partitions...)
 	described, err := a.admin.DescribeProducers(ctx, where)
 	if err != nil {
-		return nil, fmt.Errorf("ask for the producers of %s: %w", name, err)
+		return nil, fmt.Errorf("ask for the producers of %s: %w", strings.Join(where.Topics(), ", "), err)
 	}
 	var open []OpenTransaction
-	for _, p := range described[name].Partitions.Sorted() {
-		if p.Err != nil {
-			return nil, fmt.Errorf("ask for the producers of %s/%d: %w", name, p.Partition, p.Err)
-		}
-		for _, producer := range p.ActiveProducers.Sorted() {
-			if producer.CurrentTxnStartOffset >= 0 {
-				open = append(open, OpenTransaction{
-					Topic: name, Partition: p.Partition, Start: producer.CurrentTxnStartOffset, LastWrite: time.UnixMilli(producer.LastTimestamp),
-					ProducerID: producer.ProducerID, ProducerEpoch: producer.ProducerEpoch, coordinatorEpoch: producer.CoordinatorEpoch,
-				})
+	for _, t := range described.Sorted() {
+		for _, p := range t.Partitions.Sorted() {
+			if p.Err != nil {
+				return nil, fmt.Errorf("ask for the producers of %s/%d: %w", t.Topic, p.Partition, p.Err)
+			}
+			for _, producer := range p.ActiveProducers.Sorted() {
+				if producer.CurrentTxnStartOffset >= 0 {
+					open = append(open, OpenTransaction{
+						Topic: t.Topic, Partition: p.Partition, Start: producer.CurrentTxnStartOffset, LastWrite: time.UnixMilli(producer.LastTimestamp),
+						ProducerID: producer.ProducerID, ProducerEpoch: producer.ProducerEpoch, coordinatorEpoch: producer.CoordinatorEpoch,
+					})
+				}
 			}
 		}
 	}
@@ -223,7 +240,7 @@ func (a *Admin) Decisions(ctx context.Context, hanging []OpenTransaction) ([]*De
 		}
 	}
 	search := newDecisionSearch(hanging)
-	err := ReadToEnd(ctx, ReaderConfig{Client: a.opts, Topic: TransactionState, Start: FromTime(since.Add(-decisionSlack))}, func(r Record) error {
+	err := ReadToEnd(ctx, ReaderConfig{Client: a.client.Opts(), Topic: TransactionState, Start: FromTime(since.Add(-decisionSlack))}, func(r Record) error {
 		if search.take(r.Key, r.Value); search.done() {
 			return errEnough
 		}
@@ -311,6 +328,15 @@ func (a *Admin) EndTransaction(ctx context.Context, t OpenTransaction, d Decisio
 	case described[d.ID].ProducerID == t.ProducerID && decided(described[d.ID]):
 		return fail(errors.New("its coordinator is writing the markers"))
 	}
+	var where kadm.TopicsSet
+	where.Add(t.Topic, t.Partition)
+	open, err := a.openOn(ctx, where)
+	if err != nil {
+		return fail(err)
+	}
+	if !slices.ContainsFunc(open, t.same) {
+		return nil // somebody else was faster
+	}
 	marker := kmsg.NewWriteTxnMarkersRequestMarker()
 	marker.ProducerID, marker.ProducerEpoch, marker.Committed = t.ProducerID, d.epoch, d.Commit
 	marker.TransactionVersion = d.version
@@ -334,8 +360,7 @@ func (a *Admin) EndTransaction(ctx context.Context, t OpenTransaction, d Decisio
 			}
 		}
 	}
-	open, err := a.openOn(ctx, t.Topic, t.Partition)
-	if err != nil {
+	if open, err = a.openOn(ctx, where); err != nil {
 		return fail(err)
 	}
 	if slices.ContainsFunc(open, t.same) {

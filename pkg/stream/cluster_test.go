@@ -175,6 +175,17 @@ func (w *world) groupSetting(name, value string) {
 	if err != nil {
 		w.t.Fatalf("set %s=%s: %v", name, value, err)
 	}
+	// The controller has it; the broker learns it a moment later.
+	ask := kmsg.NewPtrDescribeConfigsRequest()
+	ask.Resources = []kmsg.DescribeConfigsRequestResource{{ResourceType: resource.ResourceType, ResourceName: w.cfg.Group, ConfigNames: []string{name}}}
+	eventually(w.t, 30*time.Second, "the broker knows the setting", func() bool {
+		resp, err := ask.RequestWith(w.t.Context(), w.client)
+		if err != nil || len(resp.Resources) != 1 || len(resp.Resources[0].Configs) != 1 {
+			return false
+		}
+		known := resp.Resources[0].Configs[0].Value
+		return known != nil && *known == value
+	})
 }
 
 // events are what the process has printed so far.

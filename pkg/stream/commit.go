@@ -16,7 +16,7 @@ import (
 )
 
 // write commits tx. When it fails, tx is undone, or unsettled when nobody knows how its end went. mu is held.
-func (e *Engine) write(ctx context.Context, tx *Tx) error {
+func (e *Engine) write(ctx context.Context, tx *Tx) (err error) {
 	e.step(StepBuilt)
 	e.ticks++
 	tx.by = e.turn
@@ -31,6 +31,11 @@ func (e *Engine) write(ctx context.Context, tx *Tx) error {
 		e.revert(tx)
 		return err
 	}
+	if err := e.alone(ctx, tx); err != nil {
+		e.revert(tx)
+		return e.failed(tx.by, "look for earlier transactions", err)
+	}
+	defer func() { tx.by.over(tx, err) }()
 	if err := tx.by.client.BeginTransaction(); err != nil {
 		e.discard(tx.by)
 		e.revert(tx)

@@ -79,6 +79,7 @@ type Engine struct {
 
 	ledgerParts atomic.Int32
 	leaders     atomic.Pointer[map[int32]int32] // of the ledger's partitions, as seen last
+	losses      atomic.Uint64                   // of the producers' connections
 	reads       chan struct{}                   // bounds the requests of ReadLedger
 	wake        chan struct{}                   // holds at most one token
 	slots       chan struct{}                   // bounds concurrent restores
@@ -158,7 +159,7 @@ func New(cfg Config) (*Engine, error) {
 		if n > 0 {
 			id += "#" + strconv.Itoa(n+1)
 		}
-		e.producers = append(e.producers, &producer{txnID: id})
+		e.producers = append(e.producers, &producer{txnID: id, sure: map[string]bool{}, wrote: map[string]bool{}})
 	}
 	e.turn = e.producers[0]
 	e.status.Store(new(Status))

@@ -20,6 +20,11 @@ type producer struct {
 	client *kgo.Client
 	broken bool      // the client was discarded
 	opened time.Time // when client was made
+
+	ended  time.Time       // its latest transaction
+	losses uint64          // of connections, when open transactions were looked for
+	sure   map[string]bool // topics on which no transaction of it is open between two of its own
+	wrote  map[string]bool // topics, ever
 }
 
 // producers take turns: while the brokers write the markers of one producer's transaction, its next one would have to
@@ -48,14 +53,20 @@ type fencing struct {
 }
 
 // Two living processes with one InstanceID fence each other at each transaction. Other reasons to be fenced (a
-// transaction that timed out, a successor that ended one) do not come again within fenceGap. The limit is random so
-// that one of the two gives up first and the other goes on.
+// transaction that timed out, a successor that ended one) do not come again within fenceGap. The limits differ so that
+// one of the two gives up first and the other goes on: of two on one machine the one that came later, else by chance.
 const (
-	fenceGap    = 5 * time.Second
-	fencesLeast = 5
-	fencesMore  = 5
-	reopenGap   = time.Second
+	fenceGap  = 5 * time.Second
+	reopenGap = time.Second
 )
+
+// fencesAllowed is how many fences in a row this process bears. holds: nobody else on this machine has its name.
+func fencesAllowed(holds bool) int {
+	if holds {
+		return 10 + rand.IntN(12)
+	}
+	return 5 + rand.IntN(3)
+}
 
 // errReopening says that a new client must wait: fencing must not become a storm.
 var errReopening = errors.New("waiting before the producer is opened anew")
@@ -64,6 +75,7 @@ func (e *Engine) newProducer(txnID string) (*kgo.Client, error) {
 	return kgo.NewClient(e.options(
 		kgo.TransactionalID(txnID),
 		kgo.TransactionTimeout(e.cfg.TransactionTimeout),
+		kgo.WithHooks(lossCounter{e}),
 		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(choose)),
 		kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(1<<20), // Produce must never block: the transaction's own bounds hold
@@ -84,7 +96,7 @@ func (e *Engine) newProducer(txnID string) (*kgo.Client, error) {
 func (e *Engine) openProducers(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.fencing.limit = fencesLeast + rand.IntN(fencesMore)
+	e.fencing.limit = fencesAllowed(e.instance != nil)
 	for _, p := range e.producers {
 		if err := e.openProducer(ctx, p); err != nil {
 			return err
@@ -122,6 +134,7 @@ func (e *Engine) readyProducer(ctx context.Context, p *producer) error {
 			return stopf("open a producer: %w", err) // the options are refused; no broker was asked
 		}
 		p.client, p.broken, p.opened = client, false, time.Now()
+		clear(p.sure)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

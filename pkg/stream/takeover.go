@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,11 +66,15 @@ type wait struct {
 	offsets bool // the group's offsets are not stable yet
 }
 
-// waiting lists the partitions that should be restored by now.
+// waiting lists the partitions that should be restored by now; -1 stands for a transaction of this process whose end the
+// group's offsets do not tell.
 func (e *Engine) waiting() map[int32]wait {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	waiting := map[int32]wait{}
+	if tx := e.unsettled; tx != nil {
+		waiting[-1] = wait{tx.began, true}
+	}
 	for id, p := range e.parts {
 		if !p.ready && p.err == nil && time.Since(p.assigned) > e.cfg.Pulse/4 {
 			waiting[id] = wait{p.assigned, p.restored == nil}
@@ -82,19 +87,19 @@ func (e *Engine) waiting() map[int32]wait {
 // group's own producers that stay open. While the group's offsets are not stable it looks there too; the transactions
 // of all members pass there, but none that is well stays open for so long.
 func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]wait, seen map[openTxn]time.Time, ended map[openTxn]bool) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
 	late, offsets := false, false
 	var where kadm.TopicsSet
 	for p, w := range waiting {
 		late = late || time.Since(w.since) >= takeoverWait
 		offsets = offsets || w.offsets
-		if p < e.LedgerPartitions() {
+		if p >= 0 && p < e.LedgerPartitions() {
 			where.Add(e.cfg.Ledger, p)
 		}
 	}
+	look, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	if offsets {
-		p, err := e.offsetsPartition(ctx)
+		p, err := e.offsetsPartition(look)
 		if err != nil {
 			return err
 		}
@@ -103,7 +108,7 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]wait, seen
 	if len(where) == 0 {
 		return nil
 	}
-	described, err := e.adm.DescribeProducers(ctx, where)
+	described, err := e.adm.DescribeProducers(look, where)
 	if err != nil {
 		return err
 	}
@@ -125,62 +130,73 @@ func (e *Engine) endDeadOwners(ctx context.Context, waiting map[int32]wait, seen
 				if !abandoned && (!late || time.Since(seen[tx]) < patience) || ended[tx] {
 					continue
 				}
-				if err := e.endTransactionOf(ctx, tx, t.Topic, p.Partition); err != nil {
+				over, err := e.endTransactionOf(ctx, tx, t.Topic, p.Partition)
+				if err != nil {
 					return err
 				}
 				// Whatever came of it: a second InitProducerID could fence a process that lives.
-				ended[tx] = true
+				ended[tx] = over
 			}
 		}
 	}
 	return nil
 }
 
-// endTransactionOf fences the producer that holds tx open, if it is one of this group's.
-func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn, topic string, partition int32) error {
-	listed, err := e.adm.ListTransactions(ctx, []int64{tx.id}, []string{"Ongoing"})
+// endTransactionOf fences the producer that holds tx open, if it is one of this group's, and writes the markers of one
+// that hangs. It reports whether there is nothing more to do about tx.
+func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn, topic string, partition int32) (over bool, err error) {
+	look, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	open, err := kafka.AdminOf(e.admin).OpenTransactions(look, topic, partition)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if len(listed) == 0 {
-		e.log.Error("a transaction whose markers the brokers have dropped holds up a partition: an operator must end it the way its coordinator decided; aborting one that was committed sends messages twice",
-			"topic", topic, "partition", partition, "start_offset", tx.start, "producer_id", tx.id)
+	i := slices.IndexFunc(open, func(t kafka.OpenTransaction) bool {
+		return tx == openTxn{t.ProducerID, t.ProducerEpoch, t.Start}
+	})
+	if i < 0 {
+		return true, nil
 	}
-	for _, l := range listed {
-		if own := e.producers.find(l.TxnID); own != nil {
-			// A client of this very process left it; under the lock no transaction of ours is under way.
-			e.Do(func() {
-				if e.unsettled == nil {
-					e.discard(own)
-				}
-			})
-			e.Wake()
-			continue
-		}
-		ours, err := e.isOurs(ctx, l.TxnID)
-		if err != nil {
-			return err
-		}
-		if !ours {
-			e.log.Warn("a transaction of another program holds up a partition; it ends by its own timeout",
-				"transactional_id", l.TxnID, "producer_id", l.ProducerID)
-			continue
-		}
-		req := kmsg.NewPtrInitProducerIDRequest()
-		req.TransactionalID = &l.TxnID
-		req.TransactionTimeoutMillis = int32(e.cfg.TransactionTimeout.Milliseconds())
-		req.ProducerID, req.ProducerEpoch = -1, -1
-		resp, err := req.RequestWith(ctx, e.admin)
-		if err == nil {
-			err = kerr.ErrorForCode(resp.ErrorCode)
-		}
-		if errors.Is(err, kerr.ConcurrentTransactions) {
-			err = nil // the coordinator has begun to end it
-		}
-		e.log.Warn("ended the transaction that a dead owner left open", "transactional_id", l.TxnID, "err", err)
-		e.step(StepTakeover)
+	found := open[i]
+	if found.Decided {
+		return false, nil // its markers are being written
 	}
-	return nil
+	if found.Hangs() {
+		return true, e.endHanging(ctx, found)
+	}
+	if own := e.producers.find(found.ID); own != nil {
+		// A client of this very process left it; under the lock no transaction of ours is under way.
+		e.Do(func() {
+			if e.unsettled == nil {
+				e.discard(own)
+			}
+		})
+		e.Wake()
+		return true, nil
+	}
+	ours, err := e.isOurs(look, found.ID)
+	if err != nil {
+		return false, err
+	}
+	if !ours {
+		e.log.Warn("a transaction of another program holds up a partition; it ends by its own timeout",
+			"transactional_id", found.ID, "producer_id", found.ProducerID)
+		return true, nil
+	}
+	req := kmsg.NewPtrInitProducerIDRequest()
+	req.TransactionalID = &found.ID
+	req.TransactionTimeoutMillis = int32(e.cfg.TransactionTimeout.Milliseconds())
+	req.ProducerID, req.ProducerEpoch = -1, -1
+	resp, err := req.RequestWith(look, e.admin)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if errors.Is(err, kerr.ConcurrentTransactions) {
+		err = nil // the coordinator has begun to end it
+	}
+	e.log.Warn("ended the transaction that a dead owner left open", "transactional_id", found.ID, "err", err)
+	e.step(StepTakeover)
+	return true, nil
 }
 
 // isOurs reports whether a transaction belongs to a producer of this group: by its name, and because the name of

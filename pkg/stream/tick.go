@@ -83,6 +83,7 @@ func (e *Engine) tick(ctx context.Context) (wait, backoff time.Duration) {
 	if len(tx.records) == 0 {
 		e.search.idle()
 		e.confirm(tx)
+		e.aloneWhileIdle(ctx)
 	} else if err := e.write(ctx, tx); err != nil {
 		e.adjustAll()
 		e.publish()

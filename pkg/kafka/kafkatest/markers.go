@@ -75,6 +75,9 @@ func NewDroppedMarkers(tb testing.TB) *DroppedMarkers {
 	return d
 }
 
+// Server is the first broker.
+func (d *DroppedMarkers) Server() *Server { return d.first }
+
 func (d *DroppedMarkers) newClient(tb testing.TB, opts ...kgo.Opt) *kgo.Client {
 	tb.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(d.Addr), kgo.MetadataMinAge(100 * time.Millisecond)}, opts...)...)

@@ -1,0 +1,164 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/znshub/znshub/pkg/kafka"
+)
+
+// Kafka 4.3.1 drops the markers of a transaction for partitions that have no leader when its coordinator decides: it
+// takes them for deleted. The transaction then hangs there: it is over for its coordinator and open for readers. Worse,
+// the next transaction of the same producer that writes to such a partition joins it, and its end becomes that of
+// both: committed records vanish when the later one is aborted.
+
+const (
+	// mendTime bounds reading the coordinators' log.
+	mendTime = 3 * callTimeout
+	// Brokers give up the partitions of a broker that was silent for so long (broker.session.timeout.ms is 9 s), so that
+	// after less than that, without any other sign of trouble, no partition can have lost its leader unseen.
+	quietFor = 5 * time.Second
+)
+
+// errHangs says that an earlier transaction must end first.
+var errHangs = errors.New("an earlier transaction of this producer is open on a partition")
+
+// endHanging ends a transaction that hangs as its coordinator decided. An error may be mended by trying again; what
+// only a person can do is logged.
+func (e *Engine) endHanging(ctx context.Context, t kafka.OpenTransaction) error {
+	ctx, cancel := context.WithTimeout(ctx, mendTime)
+	defer cancel()
+	admin := kafka.AdminOf(e.admin)
+	id, decision := "", "unknown"
+	found, err := admin.Decisions(ctx, []kafka.OpenTransaction{t})
+	if err == nil && found[0] != nil {
+		id, decision = found[0].ID, found[0].String()
+		err = admin.EndTransaction(ctx, t, *found[0])
+	}
+	log := e.log.With("topic", t.Topic, "partition", t.Partition, "start_offset", t.Start, "transactional_id", id, "decision", decision)
+	switch {
+	case err == nil && decision != "unknown":
+		log.Warn("the brokers had dropped the marker of a transaction: ended it as its coordinator had decided")
+		return nil
+	case err != nil && !mayNot(err):
+		return err
+	}
+	log.Error("a transaction whose markers the brokers have dropped holds up a partition: it must be ended as its coordinator decided; aborting one that was committed sends messages twice",
+		"producer_id", t.ProducerID, "err", err, "fix", "zns transactions end")
+	return nil
+}
+
+// mayNot reports whether err says that this program has not the right to do what was asked.
+func mayNot(err error) bool {
+	for _, no := range []error{
+		kafka.ErrMayNotEnd, kerr.TopicAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed, kerr.UnknownTopicOrPartition,
+	} {
+		if errors.Is(err, no) {
+			return true
+		}
+	}
+	return false
+}
+
+// alone makes sure that no earlier transaction of the producer of tx is open on the topics that tx writes to. It asks
+// the brokers only where there is a reason: the producer is new, a connection was lost, a call failed or took long, or
+// the producer was idle for long. mu is held.
+func (e *Engine) alone(ctx context.Context, tx *Tx) error {
+	p := tx.by
+	if losses := e.losses.Load(); losses != p.losses || time.Since(p.ended) > quietFor {
+		p.losses = losses
+		clear(p.sure)
+	}
+	var names []string
+	for _, r := range tx.records {
+		if !p.sure[r.Topic] {
+			p.sure[r.Topic], p.wrote[r.Topic] = true, true
+			names = append(names, r.Topic)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return e.ownEnded(ctx, p, names)
+}
+
+// aloneWhileIdle does so after a loss of connections for producers that have nothing to write: who reads their topics
+// waits.
+func (e *Engine) aloneWhileIdle(ctx context.Context) {
+	for _, p := range e.producers {
+		losses := e.losses.Load()
+		if p.client == nil || losses == p.losses || len(p.wrote) == 0 || time.Since(p.ended) < e.cfg.Pulse {
+			continue
+		}
+		if err := e.ownEnded(ctx, p, slices.Collect(maps.Keys(p.wrote))); err != nil {
+			e.note(p, "look for earlier transactions", err)
+			return
+		}
+		p.losses = losses
+	}
+}
+
+// over notes that a transaction of p has ended, committed or not.
+func (p *producer) over(tx *Tx, err error) {
+	p.ended = time.Now()
+	if err != nil || p.ended.Sub(tx.began) > quietFor/2 {
+		clear(p.sure)
+	}
+}
+
+// ownEnded looks whether transactions of p are open on the topics, and ends those that hang.
+func (e *Engine) ownEnded(ctx context.Context, p *producer, names []string) (err error) {
+	defer func() {
+		if err != nil {
+			clear(p.sure)
+		}
+	}()
+	known, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	id, _, err := p.client.ProducerID(known)
+	if err != nil {
+		return err
+	}
+	for mended := false; ; mended = true {
+		look, cancel := context.WithTimeout(ctx, callTimeout)
+		open, err := kafka.AdminOf(e.admin).OpenBy(look, id, names...)
+		cancel()
+		switch {
+		case errors.Is(err, kerr.TopicAuthorizationFailed):
+			if e.quiet.pass("may not look") {
+				e.log.Warn("cannot look whether transactions of this program hang on the topics that it writes to: it needs READ there", "topics", names, "err", err)
+			}
+			return nil
+		case err != nil:
+			return fmt.Errorf("look for open transactions: %w", err)
+		case len(open) == 0:
+			return nil
+		case mended || !open[0].Hangs(): // its markers are being written
+			return fmt.Errorf("%s: %w", open[0], errHangs)
+		}
+		for _, t := range open {
+			if !t.Hangs() {
+				continue
+			}
+			if err := e.endHanging(ctx, t); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// lossCounter counts lost connections.
+type lossCounter struct{ e *Engine }
+
+var _ kgo.HookBrokerDisconnect = lossCounter{}
+
+// OnBrokerDisconnect implements [kgo.HookBrokerDisconnect].
+func (c lossCounter) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) { c.e.losses.Add(1) }
