@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/znshub/znshub/pkg/kafka"
+	"github.com/znshub/znshub/proto/topic"
 	"github.com/znshub/znshub/services/cli/render"
 )
 
@@ -39,10 +40,6 @@ type openTransaction struct {
 
 // find returns what holds readers back now.
 func (f *transactionsFlags) find(ctx context.Context, a *App, cl *cluster) ([]openTransaction, error) {
-	names := []string{kafka.ConsumerOffsets}
-	for _, s := range specs(f.Topic) {
-		names = append(names, s.Name)
-	}
 	groups := f.Groups
 	if len(groups) == 0 {
 		groups = []string{cmp.Or(a.getenv("SENDER_GROUP"), "zns-sender"), cmp.Or(a.getenv("INGEST_GROUP"), "zns-ingest")}
@@ -50,8 +47,8 @@ func (f *transactionsFlags) find(ctx context.Context, a *App, cl *cluster) ([]op
 	var found []openTransaction
 	var hanging []kafka.OpenTransaction
 	var places []int // in found
-	for _, name := range names {
-		open, err := cl.admin.HeldBack(ctx, name, groups...)
+	for _, s := range append(specs(f.Topic), topic.Spec{Name: kafka.ConsumerOffsets}) {
+		open, err := cl.admin.HeldBack(ctx, s.Name, groups...)
 		if err != nil {
 			return nil, refusedBy(err)
 		}

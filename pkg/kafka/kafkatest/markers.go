@@ -91,10 +91,7 @@ func (d *DroppedMarkers) newClient(tb testing.TB, opts ...kgo.Opt) *kgo.Client {
 // eachFar reports whether ok holds for every partition that belongs on the second broker.
 func (d *DroppedMarkers) eachFar(tb testing.TB, ok func(string, kadm.PartitionDetail) bool) bool {
 	tb.Helper()
-	names := []string{"__consumer_offsets"}
-	for _, s := range topic.ForInput(topic.Requested) {
-		names = append(names, s.Name)
-	}
+	names := []string{"__consumer_offsets", topic.Requested, topic.LedgerOf(topic.Requested), topic.DLQOf(topic.Requested)}
 	found, err := d.admin.ListTopicsWithInternal(tb.Context(), names...)
 	if err != nil {
 		return false // a broker that is just being killed

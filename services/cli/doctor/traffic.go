@@ -19,12 +19,8 @@ const openAllowed = 30 * time.Second
 // transactions looks for those that hold readers up: of the hub's topics, and of its groups' offsets.
 func (x *examination) transactions(ctx context.Context) []Finding {
 	var findings []Finding
-	names := []string{kafka.ConsumerOffsets}
-	for _, s := range x.Specs {
-		names = append(names, s.Name)
-	}
-	for _, name := range names {
-		open, err := x.Admin.HeldBack(ctx, name, x.SenderGroup, x.IngestGroup)
+	for _, s := range append(slices.Clone(x.Specs), topic.Spec{Name: kafka.ConsumerOffsets}) {
+		open, err := x.Admin.HeldBack(ctx, s.Name, x.SenderGroup, x.IngestGroup)
 		if err != nil {
 			return unasked(err)
 		}
