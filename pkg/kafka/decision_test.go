@@ -65,3 +65,16 @@ func TestDecisions(t *testing.T) {
 		}
 	}
 }
+
+// As an Apache Kafka 4.3.1 with 5 and with 50 partitions says in its log: the first hash is negative, the second not.
+func TestGroupPartition(t *testing.T) {
+	for _, c := range []struct {
+		group string
+		n     int32
+		want  int32
+	}{{"zns-ingest", 5, 0}, {"zns-sender", 5, 4}, {"zns-sender", 50, 9}} {
+		if got := GroupPartition(c.group, c.n); got != c.want {
+			t.Errorf("group %s of %d partitions: %d, want %d", c.group, c.n, got, c.want)
+		}
+	}
+}

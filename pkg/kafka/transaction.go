@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -153,13 +154,16 @@ func (a *Admin) askCoordinators(ctx context.Context, open []OpenTransaction) err
 // decided reports whether the coordinator is writing markers.
 func decided(d kadm.DescribedTransaction) bool { return strings.HasPrefix(d.State, "Prepare") }
 
-// GroupPartition is the partition of __consumer_offsets, which has n, that holds a group.
+// GroupPartition is the partition of [ConsumerOffsets], which has n, that holds a group.
 func GroupPartition(group string, n int32) int32 {
 	var h int32 // String.hashCode of the JVM; group names are ASCII in practice
 	for _, c := range group {
 		h = 31*h + c
 	}
-	return (h & 0x7fffffff) % n
+	if h == math.MinInt32 {
+		return 0
+	}
+	return max(h, -h) % n
 }
 
 // HeldBack lists the transactions that keep read-committed readers of a topic from its end. Of [ConsumerOffsets] it looks

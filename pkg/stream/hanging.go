@@ -78,8 +78,12 @@ func (e *Engine) alone(ctx context.Context, tx *Tx) error {
 		clear(p.sure)
 	}
 	var names []string
+	latest := ""
 	for _, r := range tx.records {
-		if !p.sure[r.Topic] {
+		if r.Topic == latest {
+			continue
+		}
+		if latest = r.Topic; !p.sure[r.Topic] {
 			p.sure[r.Topic], p.wrote[r.Topic] = true, true
 			names = append(names, r.Topic)
 		}
