@@ -65,26 +65,27 @@ type attendant struct {
 	// provoke says when a healthy group is taken for damaged, by its setting.
 	provoke map[string]time.Duration
 
-	client *kgo.Client
-	stop   context.CancelFunc
-	done   sync.WaitGroup
-
-	// Its goroutine's own.
-	damaged map[string]bool // partitions of __consumer_offsets that the log named
+	client  *kgo.Client
 	watched []*watchedGroup
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+
+	// Those of the goroutine that reads the log.
 	nextEnd time.Time
 	tried   int    // ends of transactions since one succeeded
 	said    string // what the latest of these printed
 	unable  bool   // this zns cannot end transactions
 
 	mu      sync.Mutex // guards what follows
+	damaged bool       // the log has named a partition of __consumer_offsets
+	refused int        // groups that will be moved when they are refused for longer
 	moved   int        // groups
 	dropped int        // transactions
 	ended   int        // of these
 	last    time.Time  // when it last mended something
-	busy    bool       // a group is refused, and will be moved when that goes on
 }
 
+// watchedGroup is a group with what the goroutine that looks after it remembers.
 type watchedGroup struct {
 	*group
 	refused  time.Time // since when there was no other answer; zero: it was well
@@ -100,12 +101,15 @@ func (s *Stage) attend(ctx context.Context, begin time.Time, provoke map[string]
 	if err != nil {
 		return nil, fmt.Errorf("open the attendant's client: %w", err)
 	}
-	a := &attendant{s: s, begin: begin, log: logFollower{name: s.broker.LogFile()}, provoke: provoke, client: client, damaged: map[string]bool{}}
+	a := &attendant{s: s, begin: begin, log: logFollower{name: s.broker.LogFile()}, provoke: provoke, client: client}
 	for _, g := range s.groups {
 		a.watched = append(a.watched, &watchedGroup{group: g, number: 1})
 	}
 	ctx, a.stop = context.WithCancel(ctx)
-	a.done.Go(func() { a.run(ctx) })
+	a.done.Go(func() { a.followLog(ctx) })
+	for _, g := range a.watched {
+		a.done.Go(func() { a.watch(ctx, g) })
+	}
 	return a, nil
 }
 
@@ -116,16 +120,23 @@ func (a *attendant) off() {
 	a.client.Close()
 }
 
-func (a *attendant) run(ctx context.Context) {
+func (a *attendant) watch(ctx context.Context, g *watchedGroup) {
+	for was := false; pause.For(ctx, lookEvery); {
+		now := a.look(ctx, g)
+		a.mu.Lock()
+		if now && !was {
+			a.refused++
+		} else if was && !now {
+			a.refused--
+		}
+		a.mu.Unlock()
+		was = now
+	}
+}
+
+func (a *attendant) followLog(ctx context.Context) {
 	for pause.For(ctx, lookEvery) {
 		a.read()
-		busy := false
-		for _, g := range a.watched {
-			busy = a.look(ctx, g) || busy
-		}
-		a.mu.Lock()
-		a.busy = busy
-		a.mu.Unlock()
 		a.endTransactions(ctx)
 	}
 	if a.tried > 0 {
@@ -135,17 +146,18 @@ func (a *attendant) run(ctx context.Context) {
 
 // read takes in what the broker has written since.
 func (a *attendant) read() {
-	for _, line := range a.log.lines() {
+	lines := a.log.lines()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, line := range lines {
 		switch f := recognise(line); {
 		case f.coordinator != "":
-			a.damaged[f.coordinator] = true
+			a.damaged = true
 		case f.transaction != "":
-			a.mu.Lock()
 			if a.dropped == a.ended {
 				a.nextEnd = time.Now().Add(endAfter)
 			}
 			a.dropped++
-			a.mu.Unlock()
 		}
 	}
 }
@@ -157,7 +169,10 @@ func (a *attendant) look(ctx context.Context, g *watchedGroup) bool {
 		a.move(ctx, g, func() bool { return true })
 		return false
 	}
-	if len(a.damaged) == 0 {
+	a.mu.Lock()
+	damaged := a.damaged
+	a.mu.Unlock()
+	if !damaged {
 		return false
 	}
 	if !a.refuses(ctx, g.name) {
@@ -306,7 +321,7 @@ func (a *attendant) did(e Event, from time.Time, note string) {
 func (a *attendant) settled(healed time.Time) time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.busy {
+	if a.refused > 0 {
 		return time.Now()
 	}
 	if a.last.After(healed) {

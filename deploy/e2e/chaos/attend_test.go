@@ -106,7 +106,7 @@ func stage(t *testing.T, refused ...string) (*attendant, *harness.Process) {
 	t.Cleanup(func() { _ = p.Kill() })
 	g := &group{setting: "THE_GROUP", base: "group", name: "group", of: func(*Stage) []*harness.Process { return []*harness.Process{p} }}
 	s := &Stage{bin: t.TempDir(), Brokers: cluster.ListenAddrs(), groups: []*group{g}, turns: map[string]*sync.Mutex{}}
-	return &attendant{s: s, begin: time.Now(), client: client, damaged: map[string]bool{}, watched: []*watchedGroup{{group: g, number: 1}}}, p
+	return &attendant{s: s, begin: time.Now(), client: client, watched: []*watchedGroup{{group: g, number: 1}}}, p
 }
 
 // A group is left alone until the broker's log has told of damage and the broker has refused the group for long; then
@@ -121,7 +121,7 @@ func TestMoves(t *testing.T) {
 	if look() || g.answers > 0 {
 		t.Error("it looks though the log has told of nothing")
 	}
-	a.damaged["__consumer_offsets-1"] = true
+	a.damaged = true
 	for range groupRefused {
 		if !look() {
 			t.Error("the group is refused and would not be moved")
@@ -165,7 +165,7 @@ func TestMoves(t *testing.T) {
 func TestDoesNotMove(t *testing.T) {
 	a, p := stage(t)
 	g := a.watched[0]
-	a.damaged["__consumer_offsets-1"] = true
+	a.damaged = true
 	g.refused, g.answers = time.Now().Add(-groupPatient), groupRefused
 	if a.look(t.Context(), g) || g.answers != 0 || g.moves != 0 {
 		t.Errorf("%d answers, %d moves", g.answers, g.moves)
@@ -232,48 +232,4 @@ func TestEndsTransactions(t *testing.T) {
 	end()
 	end()
 	expect(0, "2 of 3 dropped transactions ended", "try 3: done", "not done, this zns does not know how: unknown command")
-}
-
-// A run in which the groups of all programs are moved while they are well: nothing is lost, nothing sent twice, and
-// everything goes on in the other groups. It takes three minutes: with ZNS_TEST_LONG.
-func TestMovedRun(t *testing.T) {
-	if os.Getenv("ZNS_TEST_LONG") == "" {
-		t.Skip("takes minutes: ZNS_TEST_LONG=1")
-	}
-	dir := filepath.Join(t.ArtifactDir(), "run")
-	bin := t.TempDir()
-	if err := Build(t.Context(), bin); err != nil {
-		t.Fatal(err)
-	}
-	v, err := Run(t.Context(), Config{
-		Seed: 2, Length: time.Minute, PerSecond: 60, Bin: bin, Dir: dir, Out: t.Output(),
-		provoke: map[string]time.Duration{"SENDER_GROUP": 20 * time.Second, "INGEST_GROUP": 35 * time.Second},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Log("\n" + v.Table())
-	if err := v.Err(); err != nil {
-		t.Error(err)
-	}
-	if !strings.HasPrefix(v.Attended, "2 groups moved") {
-		t.Errorf("attended: %q", v.Attended)
-	}
-	for name, group := range map[string]string{Senders[0] + ".log": "zns-sender-2", Ingest + ".log": "zns-ingest-2"} {
-		log, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		restored := strings.Count(string(log), `"msg":"partition restored"`)
-		of := 0
-		for line := range strings.SplitSeq(string(log), "\n") {
-			if strings.Contains(line, `"msg":"partition restored"`) && strings.Contains(line, `"group":"`+group+`"`) {
-				of++
-			}
-		}
-		t.Logf("%s: %d partitions restored, %d of these in group %s", name, restored, of, group)
-		if of == 0 {
-			t.Errorf("%s has restored nothing in group %s", name, group)
-		}
-	}
 }

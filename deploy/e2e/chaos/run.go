@@ -26,7 +26,9 @@ type Config struct {
 	Out       io.Writer     // progress lines
 	Only      []Kind        // what goes wrong; empty: everything
 
-	provoke map[string]time.Duration // when the attendant takes a healthy group for damaged, by its setting
+	// For tests: when the attendant takes a healthy group for damaged, by its setting; and what is done beside the plan.
+	provoke map[string]time.Duration
+	during  func(context.Context, *Stage)
 }
 
 // settleTime bounds how long after the last trouble everything that can end must have ended: windows of policies, the
@@ -66,6 +68,9 @@ func Run(ctx context.Context, cfg Config) (*Verdict, error) {
 	defer stop()
 	published := make(chan error, 1)
 	go func() { published <- traffic.Publish(over, s.Brokers) }()
+	if cfg.during != nil {
+		go cfg.during(over, s)
+	}
 	performed := make(chan struct{})
 	go func() {
 		defer close(performed)
