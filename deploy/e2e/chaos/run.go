@@ -68,16 +68,13 @@ func Run(ctx context.Context, cfg Config) (*Verdict, error) {
 	defer stop()
 	published := make(chan error, 1)
 	go func() { published <- traffic.Publish(over, s.Brokers) }()
+	var performing sync.WaitGroup
+	performing.Go(func() { s.Perform(over, begin, plan) })
 	if cfg.during != nil {
-		go cfg.during(over, s)
+		performing.Go(func() { cfg.during(over, s) })
 	}
-	performed := make(chan struct{})
-	go func() {
-		defer close(performed)
-		s.Perform(over, begin, plan)
-	}()
 	s.report(over, begin, cfg.Length, traffic, say)
-	<-performed
+	performing.Wait()
 	for i := range 4 { // a hold that could not be ended in time
 		if err := s.release(ctx, fmt.Sprintf("campaign-%d", i)); err != nil {
 			s.note("%v", err)

@@ -228,7 +228,7 @@ func (s *Stage) turn(of string) *sync.Mutex {
 // takeTurns waits for the turns of several processes, always in one order, and returns what gives them back. Nobody
 // waits for one while holding another but here.
 func (s *Stage) takeTurns(of []*harness.Process) (giveBack func()) {
-	var names []string
+	names := make([]string, 0, len(of))
 	for _, p := range of {
 		names = append(names, p.Name)
 	}
