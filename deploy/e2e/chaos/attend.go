@@ -343,7 +343,7 @@ func (a *attendant) told() (int, string) {
 		did = append(did, fmt.Sprintf("%d groups moved", a.moved))
 	}
 	if a.dropped > 0 {
-		did = append(did, fmt.Sprintf("%d of %d dropped transactions ended", a.ended, a.dropped))
+		did = append(did, fmt.Sprintf("the brokers forgot the end of %d transactions, %d not ended since", a.dropped, a.dropped-a.ended))
 	}
 	return a.moved + a.dropped, strings.Join(did, ", ")
 }

@@ -217,19 +217,19 @@ func TestEndsTransactions(t *testing.T) {
 	}
 	a.read()
 	a.endTransactions(t.Context())
-	expect(0, "0 of 2 dropped transactions ended") // a little later
+	expect(0, "the brokers forgot the end of 2 transactions, 2 not ended since") // a little later
 	end()
 	end()
-	expect(2, "0 of 2 dropped transactions ended")
+	expect(2, "the brokers forgot the end of 2 transactions, 2 not ended since")
 	zns("echo done")
 	end()
 	end()
-	expect(0, "2 of 2 dropped transactions ended", "try 3: done")
+	expect(0, "the brokers forgot the end of 2 transactions, 0 not ended since", "try 3: done")
 	a.mu.Lock()
 	a.dropped++
 	a.mu.Unlock()
 	zns("echo unknown command; exit 2")
 	end()
 	end()
-	expect(0, "2 of 3 dropped transactions ended", "try 3: done", "not done, this zns does not know how: unknown command")
+	expect(0, "the brokers forgot the end of 3 transactions, 1 not ended since", "try 3: done", "not done, this zns does not know how: unknown command")
 }
