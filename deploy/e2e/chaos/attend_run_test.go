@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,11 +26,11 @@ func TestMovedRun(t *testing.T) {
 // log and in the answers.
 func TestDamagedRun(t *testing.T) {
 	attendedRun(t, Config{Seed: 3, during: func(ctx context.Context, s *Stage) {
-		for _, group := range []string{"zns-sender", "zns-ingest"} {
+		for _, group := range []string{"zns-ingest", "zns-sender"} { // one that waits for the other commits nothing
 			if !pause.For(ctx, 12*time.Second) {
 				return
 			}
-			if err := damage(ctx, s.Brokers, group); err != nil {
+			if err := damage(ctx, s, group); err != nil {
 				t.Error(err)
 			}
 		}
@@ -78,10 +79,11 @@ func attendedRun(t *testing.T, cfg Config) {
 	}
 }
 
-// damage writes what no broker can read among the records of a group.
-func damage(ctx context.Context, brokers []string, group string) error {
+// damage writes what no broker can read among the records of a group, until the coordinator has noticed that records
+// are there which it did not write, and has tried to load them: it looks when it writes there itself.
+func damage(ctx context.Context, s *Stage, group string) error {
 	const internal = "__consumer_offsets"
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+	client, err := kgo.NewClient(kgo.SeedBrokers(s.Brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ClientID("__admin_client")) // who else writes to an internal topic is refused
 	if err != nil {
 		return err
@@ -98,11 +100,25 @@ func damage(ctx context.Context, brokers []string, group string) error {
 	if hash < 0 {
 		hash = -hash // as Kafka does it; not of -1<<31, which is none of these
 	}
+	partition := hash % int32(len(details[internal].Partitions))
 	const kind = 3 // ConsumerGroupMetadataKey: the group's name
 	key := binary.BigEndian.AppendUint16(nil, kind)
 	key = append(binary.BigEndian.AppendUint16(key, uint16(len(group))), group...)
-	return client.ProduceSync(ctx, &kgo.Record{
-		Topic: internal, Partition: hash % int32(len(details[internal].Partitions)), Key: key,
-		Value: []byte{0, 0}, // version 0, and no group epoch behind it
-	}).FirstErr()
+	for range 20 {
+		if err := client.ProduceSync(ctx, &kgo.Record{
+			Topic: internal, Partition: partition, Key: key,
+			Value: []byte{0, 0}, // version 0, and no group epoch behind it
+		}).FirstErr(); err != nil {
+			return err
+		}
+		pause.For(ctx, 500*time.Millisecond)
+		log, err := os.ReadFile(s.broker.LogFile())
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(log), fmt.Sprintf("Failed to load metadata from %s-%d ", internal, partition)) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the broker goes on serving %s", group)
 }
