@@ -49,11 +49,7 @@ func (s *Stage) act(ctx context.Context, e Event) (note string, err error) {
 	case Killed:
 		return s.stopAndStart(ctx, e, (*harness.Process).Kill)
 	case Terminated:
-		return s.stopAndStart(ctx, e, func(p *harness.Process) error {
-			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
-			defer cancel()
-			return p.Terminate(stop)
-		})
+		return s.stopAndStart(ctx, e, func(p *harness.Process) error { return terminate(ctx, p) })
 	case Crashed:
 		return s.crash(ctx, e)
 	case Paused:
@@ -98,14 +94,24 @@ func (s *Stage) act(ctx context.Context, e Event) (note string, err error) {
 	return "", fmt.Errorf("unknown kind %q", e.Kind)
 }
 
+// terminate stops a process with SIGTERM, and kills it when that takes too long.
+func terminate(ctx context.Context, p *harness.Process) error {
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	err := p.Terminate(stop)
+	if err != nil && strings.Contains(err.Error(), "signal: terminated") {
+		return nil // one that has hardly begun to run does not yet listen: it ends by the signal, and has done nothing
+	}
+	return err
+}
+
 // stopAndStart stops a process in some way, if it runs, and starts it after a while.
 func (s *Stage) stopAndStart(ctx context.Context, e Event, stop func(*harness.Process) error) (string, error) {
 	p := s.process(e.Who)
 	var note string
 	if p.Running() {
 		begin := time.Now()
-		// One that has hardly begun to run does not yet listen to SIGTERM: it ends by it, and has done nothing.
-		if err := stop(p); err != nil && !strings.Contains(err.Error(), "signal: terminated") {
+		if err := stop(p); err != nil {
 			s.note("%s: %v", e, err)
 		}
 		note = fmt.Sprintf("stopped in %.1fs", time.Since(begin).Seconds())
@@ -216,6 +222,7 @@ func (s *Stage) fault(ctx context.Context, e Event) (string, error) {
 
 // Heal makes everything well: what is stopped goes on, all senders run, nothing is in the way.
 func (s *Stage) Heal(ctx context.Context) error {
+	defer s.takeTurns(s.Processes())()
 	for _, p := range s.Processes() {
 		_ = p.Resume()
 	}

@@ -42,6 +42,7 @@ func (s *Stage) zns(ctx context.Context, args ...string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, harness.ZNS), args...)
 	cmd.Env = append(os.Environ(), "KAFKA_BROKERS="+s.Brokers[0], "ZNS_CLUSTER="+harness.Cluster)
+	cmd.Env = append(cmd.Env, s.groupEnv()...)
 	out, err := cmd.CombinedOutput()
 	return strings.Join(strings.Fields(string(out)), " "), err
 }

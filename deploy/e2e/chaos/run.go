@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/znshub/znshub/deploy/e2e/harness"
@@ -24,6 +25,10 @@ type Config struct {
 	Dir       string        // for the artefacts; is made
 	Out       io.Writer     // progress lines
 	Only      []Kind        // what goes wrong; empty: everything
+
+	// For tests: when the attendant takes a healthy group for damaged, by its setting; and what is done beside the plan.
+	provoke map[string]time.Duration
+	during  func(context.Context, *Stage)
 }
 
 // settleTime bounds how long after the last trouble everything that can end must have ended: windows of policies, the
@@ -53,17 +58,23 @@ func Run(ctx context.Context, cfg Config) (*Verdict, error) {
 	}
 	traffic := &Traffic{Seed: cfg.Seed, PerSecond: cfg.PerSecond, Keys: 300}
 	begin := time.Now()
+	duty, err := s.attend(ctx, begin, cfg.provoke)
+	if err != nil {
+		return nil, err
+	}
+	off := sync.OnceFunc(duty.off)
+	defer off()
 	over, stop := context.WithDeadline(ctx, begin.Add(cfg.Length))
 	defer stop()
 	published := make(chan error, 1)
 	go func() { published <- traffic.Publish(over, s.Brokers) }()
-	performed := make(chan struct{})
-	go func() {
-		defer close(performed)
-		s.Perform(over, begin, plan)
-	}()
+	var performing sync.WaitGroup
+	performing.Go(func() { s.Perform(over, begin, plan) })
+	if cfg.during != nil {
+		performing.Go(func() { cfg.during(over, s) })
+	}
 	s.report(over, begin, cfg.Length, traffic, say)
-	<-performed
+	performing.Wait()
 	for i := range 4 { // a hold that could not be ended in time
 		if err := s.release(ctx, fmt.Sprintf("campaign-%d", i)); err != nil {
 			s.note("%v", err)
@@ -77,7 +88,11 @@ func Run(ctx context.Context, cfg Config) (*Verdict, error) {
 	if err := <-published; err != nil {
 		return nil, err
 	}
-	v, err := s.settle(ctx, traffic, healed, say)
+	v, err := s.settle(ctx, traffic, duty, healed, say)
+	off()
+	if v != nil {
+		v.Faults, v.Attended = duty.told()
+	}
 	if err == nil {
 		err = s.finish(ctx, v)
 	}
@@ -96,10 +111,12 @@ func (s *Stage) report(ctx context.Context, begin time.Time, length time.Duratio
 
 // settle judges again and again until nothing is broken that time may mend, or too much of it has passed. Two looks in a
 // row must find that: nothing may happen any more that breaks it. What is just under way, such as a request whose time
-// has come, may look broken for a moment: one topic is read after another.
-func (s *Stage) settle(ctx context.Context, t *Traffic, healed time.Time, say func(string, ...any)) (*Verdict, error) {
+// has come, may look broken for a moment: one topic is read after another. What the attendant mends makes everything
+// well only then.
+func (s *Stage) settle(ctx context.Context, t *Traffic, duty *attendant, healed time.Time, say func(string, ...any)) (*Verdict, error) {
 	var v *Verdict // the latest
 	for held := false; ; {
+		healed = duty.settled(healed)
 		look, cancel := context.WithTimeout(ctx, time.Minute)
 		next, err := s.Judge(look, t, healed)
 		cancel()

@@ -35,6 +35,13 @@ const (
 	Cancelled   Kind = "campaign cancelled"
 )
 
+// What is in no plan: a fault of Kafka itself, and what the attendant does about such.
+const (
+	GroupAway         Kind = "group not served"
+	GroupMoved        Kind = "group moved"
+	TransactionsEnded Kind = "transactions ended"
+)
+
 // Event is one thing that goes wrong.
 type Event struct {
 	At      time.Duration // from the start of the traffic
@@ -79,7 +86,7 @@ func (e Event) ends(process string) bool {
 	switch e.Kind {
 	case Killed, Crashed, Paused, CutBroker:
 		return e.Who == process
-	case BrokerKill, BrokerPause, DiskFull:
+	case BrokerKill, BrokerPause, DiskFull, GroupAway:
 		return true
 	}
 	return false

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,6 +55,8 @@ type Stage struct {
 	dir     string
 	bin     string
 
+	groups []*group
+
 	mu     sync.Mutex // guards what follows
 	turns  map[string]*sync.Mutex
 	done   []Happened
@@ -73,7 +76,7 @@ func Open(ctx context.Context, bin, dir string, senders int) (s *Stage, err erro
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	s = &Stage{dir: dir, bin: bin, toKafka: map[string]*harness.Proxy{}, toZalo: map[string]*harness.Proxy{}, turns: map[string]*sync.Mutex{}}
+	s = &Stage{dir: dir, bin: bin, toKafka: map[string]*harness.Proxy{}, toZalo: map[string]*harness.Proxy{}, turns: map[string]*sync.Mutex{}, groups: hubGroups()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close(context.WithoutCancel(ctx)))
@@ -220,4 +223,22 @@ func (s *Stage) turn(of string) *sync.Mutex {
 		s.turns[of] = &sync.Mutex{}
 	}
 	return s.turns[of]
+}
+
+// takeTurns waits for the turns of several processes, always in one order, and returns what gives them back. Nobody
+// waits for one while holding another but here.
+func (s *Stage) takeTurns(of []*harness.Process) (giveBack func()) {
+	names := make([]string, 0, len(of))
+	for _, p := range of {
+		names = append(names, p.Name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		s.turn(name).Lock()
+	}
+	return func() {
+		for _, name := range names {
+			s.turn(name).Unlock()
+		}
+	}
 }

@@ -43,6 +43,11 @@ func (v *Verdict) Table() string {
 	fmt.Fprintf(w, "outcomes that were unknown\t%d\t%d told in zns.unresolved\n", v.Unknowns, r.Unresolved)
 	fmt.Fprintf(w, "delivered\t%d\n", r.Delivered)
 	fmt.Fprintf(w, "dead letters\t%d\tof %d bad records\n", v.Letters, v.Expected)
+	if v.Faults == 0 {
+		fmt.Fprintln(w, "Kafka's own faults\t0")
+	} else {
+		fmt.Fprintf(w, "Kafka's own faults\t%d\t%s\n", v.Faults, v.Attended)
+	}
 	fmt.Fprintln(w, "\nequation\tholds")
 	broken := map[string]harness.Violation{}
 	for _, x := range v.Broken {

@@ -38,9 +38,11 @@ type Verdict struct {
 	States   map[string]int // ledger states, with reason
 	Broken   []harness.Violation
 	Letters  int
-	Expected int // dead letters
-	Unknowns int // ids that ever were UNKNOWN, as the ledger remembers
-	Resent   int // acceptances beyond the first, by policy
+	Expected int    // dead letters
+	Unknowns int    // ids that ever were UNKNOWN, as the ledger remembers
+	Resent   int    // acceptances beyond the first, by policy
+	Faults   int    // of Kafka itself
+	Attended string // what was done about these, in words
 }
 
 // scene is what the rules look at.

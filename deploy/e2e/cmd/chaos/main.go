@@ -25,7 +25,8 @@ import (
 const help = `chaos starts a real Kafka, webhook-ingest, the Zalo simulator and one to three senders, each a process of its own,
 publishes requests of every kind, and meanwhile kills, stops, cuts off, fills up and misleads whatever there is. What
 goes wrong and when comes from the seed and the length alone. Then everything is healed, what can end is waited for
-(up to four minutes), and the equations are checked: nothing lost, nothing twice, everything explained.
+(up to four minutes), and the equations are checked: nothing lost, nothing twice, everything explained. What Kafka breaks
+by itself meanwhile and does not mend is mended by the book, docs/operations.md, and counted in the table.
 
 Exit code 0: all equations hold. 1: one does not; the logs are kept in the folder that is printed. 2: wrong usage.
 It needs java, and Maven once, to fetch Kafka; root, for a small file system that can be filled up, else that is left out.
