@@ -66,7 +66,7 @@ func TestDecisions(t *testing.T) {
 	}
 }
 
-// As an Apache Kafka 4.3.1 with 5 and with 50 partitions says in its log: the first hash is negative, the second not.
+// With 5 partitions as an Apache Kafka 4.3.1 says in its log. Both hashes are negative.
 func TestGroupPartition(t *testing.T) {
 	for _, c := range []struct {
 		group string
