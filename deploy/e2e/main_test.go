@@ -77,6 +77,7 @@ type installation struct {
 	server  *kafkatest.Server // nil when the broker is not ours to kill
 	brokers []string
 	results *harness.Collector
+	login   []string         // environment of zns, for those who must say who they are
 	faults  []harness.Window // in which the simulator was told to answer badly
 }
 

@@ -30,7 +30,7 @@ func (in *installation) zns(args ...string) (out, errs string, code int) {
 	znsProgram.Do(func() { znsProgram.err = harness.Build(in.within(5*time.Minute), binaries(in.t), "zns") })
 	in.must(znsProgram.err)
 	cmd := exec.CommandContext(in.within(2*time.Minute), filepath.Join(binaries(in.t), "zns"), args...)
-	cmd.Env = []string{"KAFKA_BROKERS=" + strings.Join(in.brokers, ","), "ZNS_CLUSTER=" + harness.Cluster, "ZNS_ACTOR=e2e", "HOME=" + os.Getenv("HOME")}
+	cmd.Env = append([]string{"KAFKA_BROKERS=" + strings.Join(in.brokers, ","), "ZNS_CLUSTER=" + harness.Cluster, "ZNS_ACTOR=e2e", "HOME=" + os.Getenv("HOME")}, in.login...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

@@ -2,9 +2,13 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/znshub/znshub/proto/topic"
 )
@@ -75,9 +79,9 @@ func (a *Admin) settings(ctx context.Context, specs []topic.Spec, topics map[str
 	if len(names) == 0 {
 		return found, nil
 	}
-	answers, err := a.admin.DescribeTopicConfigs(ctx, names...)
+	answers, err := a.configs(ctx, names...)
 	if err != nil {
-		return nil, fmt.Errorf("ask for topic settings: %w", err)
+		return nil, err
 	}
 	for _, answer := range answers {
 		if answer.Err != nil {
@@ -91,6 +95,18 @@ func (a *Admin) settings(ctx context.Context, specs []topic.Spec, topics map[str
 		}
 	}
 	return found, nil
+}
+
+// configs asks for the settings of topics that exist. Brokers that may not tell one tell none.
+func (a *Admin) configs(ctx context.Context, names ...string) (kadm.ResourceConfigs, error) {
+	answers, err := a.admin.DescribeTopicConfigs(ctx, names...)
+	if errors.Is(err, kerr.TopicAuthorizationFailed) {
+		err = fmt.Errorf("this user needs DESCRIBE_CONFIGS on %s; docs/operations.md lists all rights: %w", strings.Join(names, ", "), err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask for topic settings: %w", err)
+	}
+	return answers, nil
 }
 
 func (a *Admin) checkSettings(s topic.Spec, found map[string]string) (problems []Problem) {

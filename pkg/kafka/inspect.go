@@ -210,9 +210,9 @@ func (a *Admin) Health(ctx context.Context, names ...string) (map[string]Health,
 	}
 	least := map[string]int{}
 	if len(exist) > 0 {
-		answers, err := a.admin.DescribeTopicConfigs(ctx, exist...)
+		answers, err := a.configs(ctx, exist...)
 		if err != nil {
-			return nil, fmt.Errorf("ask for topic settings: %w", err)
+			return nil, err
 		}
 		for _, answer := range answers {
 			for _, c := range answer.Configs {
