@@ -38,6 +38,8 @@ func TestDecisions(t *testing.T) {
 		"another epoch":                         {[]line{{"a", 7, 19, ongoing, 3, 2}, {"a", 7, 20, commit, 3, 2}}, ""},
 		"old transactions that agree":           {[]line{{"a", 7, 20, ongoing, 3, 0}, {"a", 7, 20, abort, 3, 0}, {"a", 7, 20, ongoing, 3, 0}, {"a", 7, 20, abort, 3, 0}}, "abort"},
 		"old transactions that do not":          {[]line{{"a", 7, 20, ongoing, 3, 0}, {"a", 7, 20, abort, 3, 0}, {"a", 7, 20, ongoing, 3, 0}, {"a", 7, 20, commit, 3, 0}}, ""},
+		"old transactions, one under way":       {[]line{{"a", 7, 20, ongoing, 3, 0}, {"a", 7, 20, commit, 3, 0}, {"a", 7, 20, ongoing, 3, 0}}, ""},
+		"its decision is compacted away":        {[]line{{"a", 7, 20, ongoing, 3, 2}, {"a", 7, 21, ongoing, 4, 2}, {"a", 7, 22, commit, 4, 2}}, ""},
 		"the partition was added in the middle": {[]line{{"a", 7, 20, ongoing, 1, 2}, {"a", 7, 20, ongoing, 3, 2}, {"a", 7, 21, commit, 3, 2}}, "commit"},
 	} {
 		s := newDecisionSearch([]OpenTransaction{hangs})

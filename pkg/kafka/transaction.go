@@ -141,14 +141,19 @@ func (a *Admin) askCoordinators(ctx context.Context, open []OpenTransaction) err
 			return fmt.Errorf("ask the coordinator of transaction %s: %w", d.TxnID, d.Err)
 		}
 		for i, t := range open {
-			// A producer whose transaction hangs may have begun the next: it has another epoch.
-			going := d.State == kmsg.TransactionStateOngoing.String() && d.ProducerEpoch == t.ProducerEpoch
-			if d.ProducerID == t.ProducerID && (going || decided(d)) {
+			if t.endedBy(d) {
 				open[i].ID, open[i].Decided = d.TxnID, decided(d)
 			}
 		}
 	}
 	return nil
+}
+
+// endedBy reports whether the coordinator that says d is going to end t. A producer whose transaction hangs may have begun
+// the next: it has another epoch.
+func (t OpenTransaction) endedBy(d kadm.DescribedTransaction) bool {
+	going := d.State == kmsg.TransactionStateOngoing.String() && d.ProducerEpoch == t.ProducerEpoch
+	return d.ProducerID == t.ProducerID && (going || decided(d))
 }
 
 // decided reports whether the coordinator is writing markers.
@@ -277,18 +282,18 @@ func (s *decisionSearch) take(key, value []byte) {
 		return
 	}
 	for i, t := range s.hanging {
-		switch v.State {
-		case kmsg.TransactionStateOngoing:
-			if v.ProducerID == t.ProducerID && v.ProducerEpoch == t.ProducerEpoch && slices.ContainsFunc(v.Topics, func(of kmsg.TxnMetadataValueTopic) bool {
+		if v.State == kmsg.TransactionStateOngoing && v.ProducerID == t.ProducerID && v.ProducerEpoch == t.ProducerEpoch &&
+			slices.ContainsFunc(v.Topics, func(of kmsg.TxnMetadataValueTopic) bool {
 				return of.Topic == t.Topic && slices.Contains(of.Partitions, t.Partition)
 			}) {
-				s.under[i] = k.TransactionalID
-			}
-		case kmsg.TransactionStatePrepareCommit, kmsg.TransactionStatePrepareAbort:
-			if s.under[i] == "" || s.under[i] != k.TransactionalID {
-				continue
-			}
-			s.under[i] = ""
+			s.under[i] = k.TransactionalID
+			continue
+		}
+		if s.under[i] == "" || s.under[i] != k.TransactionalID {
+			continue
+		}
+		s.under[i] = "" // whatever comes next of this id: its own decision may have been compacted away
+		if v.State == kmsg.TransactionStatePrepareCommit || v.State == kmsg.TransactionStatePrepareAbort {
 			d := &Decision{ID: k.TransactionalID, Commit: v.State == kmsg.TransactionStatePrepareCommit, epoch: v.ProducerEpoch, version: int8(v.ClientTransactionVersion)}
 			s.unsure[i] = s.unsure[i] || s.decided[i] != nil && s.decided[i].Commit != d.Commit
 			s.decided[i] = d
@@ -304,7 +309,7 @@ func (s *decisionSearch) done() bool {
 
 func (s *decisionSearch) found() []*Decision {
 	for i, unsure := range s.unsure {
-		if unsure {
+		if unsure || s.under[i] != "" { // one that fits is under way: it may be the one that is meant
 			s.decided[i] = nil
 		}
 	}
@@ -329,8 +334,8 @@ func (a *Admin) EndTransaction(ctx context.Context, t OpenTransaction, d Decisio
 	case errors.Is(err, kerr.TransactionalIDNotFound): // it was forgotten long after its end
 	case err != nil:
 		return fail(err)
-	case described[d.ID].ProducerID == t.ProducerID && decided(described[d.ID]):
-		return fail(errors.New("its coordinator is writing the markers"))
+	case t.endedBy(described[d.ID]):
+		return fail(fmt.Errorf("it does not hang: its coordinator says %s", described[d.ID].State))
 	}
 	var where kadm.TopicsSet
 	where.Add(t.Topic, t.Partition)

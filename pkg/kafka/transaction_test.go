@@ -34,7 +34,10 @@ func TestOpenTransactions(t *testing.T) {
 	}
 	open, err := a.OpenTransactions(t.Context(), input, 0, 1)
 	if err != nil || len(open) != 1 || open[0].ID != id || open[0].Partition != 1 || open[0].Start != 0 || time.Since(open[0].LastWrite) > time.Minute {
-		t.Errorf("open: %+v, %v", open, err)
+		t.Fatalf("open: %+v, %v", open, err)
+	}
+	if err := a.EndTransaction(t.Context(), open[0], kafka.Decision{ID: id}); err == nil {
+		t.Error("a transaction that is under way was ended")
 	}
 	if err := producer.EndTransaction(t.Context(), kgo.TryCommit); err != nil {
 		t.Fatal(err)
