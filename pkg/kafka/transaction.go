@@ -52,13 +52,25 @@ func (a *Admin) OpenTransactions(ctx context.Context, name string, partitions ..
 	return a.open(ctx, where, func(OpenTransaction) bool { return true })
 }
 
-// OpenBy lists the transactions of one producer that are open on the topics.
-func (a *Admin) OpenBy(ctx context.Context, producer int64, names ...string) ([]OpenTransaction, error) {
-	details, err := a.admin.ListTopicsWithInternal(ctx, names...)
-	if err != nil {
-		return nil, fmt.Errorf("look up topics: %w", err)
+// OpenBy lists the transactions of one producer that are open on a topic: on these partitions, or on all.
+func (a *Admin) OpenBy(ctx context.Context, producer int64, name string, partitions ...int32) ([]OpenTransaction, error) {
+	var where kadm.TopicsSet
+	if len(partitions) > 0 {
+		where.Add(name, partitions...)
+	} else {
+		details, err := a.admin.ListTopicsWithInternal(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("look up topic %s: %w", name, err)
+		}
+		switch err := details[name].Err; {
+		case errors.Is(err, kerr.UnknownTopicOrPartition):
+			return nil, nil // there is nothing in it
+		case err != nil:
+			return nil, fmt.Errorf("look up topic %s: %w", name, err)
+		}
+		where = details.TopicsSet()
 	}
-	return a.open(ctx, details.TopicsSet(), func(t OpenTransaction) bool { return t.ProducerID == producer })
+	return a.open(ctx, where, func(t OpenTransaction) bool { return t.ProducerID == producer })
 }
 
 // open lists those transactions that are meant, with what their coordinators say of them.

@@ -159,7 +159,7 @@ func New(cfg Config) (*Engine, error) {
 		if n > 0 {
 			id += "#" + strconv.Itoa(n+1)
 		}
-		e.producers = append(e.producers, &producer{txnID: id, sure: map[string]bool{}, wrote: map[string]bool{}})
+		e.producers = append(e.producers, &producer{txnID: id, sure: map[place]bool{}, wrote: map[place]bool{}})
 	}
 	e.turn = e.producers[0]
 	e.status.Store(new(Status))

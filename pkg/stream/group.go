@@ -25,7 +25,7 @@ func (e *Engine) groupOptions() []kgo.Opt {
 		kgo.HeartbeatInterval(min(e.cfg.Pulse, e.cfg.SessionTimeout/3)),
 		// A heartbeat tells of the rebalance; then the revoke callback may wait DrainTimeout for calls, and for a tick whose
 		// every call times out.
-		kgo.RebalanceTimeout(e.cfg.Pulse+e.cfg.DrainTimeout+8*callTimeout),
+		kgo.RebalanceTimeout(e.cfg.Pulse+e.cfg.DrainTimeout+8*callTimeout+mendTime),
 		// A broker that is away throws nobody out of the group: when it is back, sessions begin anew. So the client must
 		// not give its membership up meanwhile; with it would go the outcomes of calls that ended in the meantime.
 		kgo.RequestRetries(1<<20),

@@ -21,7 +21,7 @@ import (
 // both: committed records vanish when the later one is aborted.
 
 const (
-	// mendTime bounds reading the coordinators' log.
+	// mendTime bounds looking for what hangs under the tick lock, and reading the coordinators' log.
 	mendTime = 3 * callTimeout
 	// Brokers give up the partitions of a broker that was silent for so long (broker.session.timeout.ms is 9 s), so that
 	// after less than that, without any other sign of trouble, no partition can have lost its leader unseen.
@@ -31,9 +31,19 @@ const (
 // errHangs says that an earlier transaction must end first.
 var errHangs = errors.New("an earlier transaction of this producer is open on a partition")
 
+// place is where records go: a topic's partition, or the topic (-1) where the client chooses the partition.
+type place struct {
+	topic     string
+	partition int32
+}
+
 // endHanging ends a transaction that hangs as its coordinator decided. An error may be mended by trying again; what
-// only a person can do is logged.
-func (e *Engine) endHanging(ctx context.Context, t kafka.OpenTransaction) error {
+// only a person can do is logged, and looked at again a while later.
+func (e *Engine) endHanging(ctx context.Context, t kafka.OpenTransaction) (ended bool, err error) {
+	person := "hangs " + t.String()
+	if e.quiet.recent(person) {
+		return false, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, mendTime)
 	defer cancel()
 	admin := kafka.AdminOf(e.admin)
@@ -47,13 +57,14 @@ func (e *Engine) endHanging(ctx context.Context, t kafka.OpenTransaction) error 
 	switch {
 	case err == nil && decision != "unknown":
 		log.Warn("the brokers had dropped the marker of a transaction: ended it as its coordinator had decided")
-		return nil
+		return true, nil
 	case err != nil && !mayNot(err):
-		return err
+		return false, err
 	}
+	e.quiet.pass(person)
 	log.Error("a transaction whose markers the brokers have dropped holds up a partition: it must be ended as its coordinator decided; aborting one that was committed sends messages twice",
 		"producer_id", t.ProducerID, "err", err, "fix", "zns transactions end")
-	return nil
+	return false, nil
 }
 
 // mayNot reports whether err says that this program has not the right to do what was asked.
@@ -77,21 +88,25 @@ func (e *Engine) alone(ctx context.Context, tx *Tx) error {
 		p.losses = losses
 		clear(p.sure)
 	}
-	var names []string
-	latest := ""
-	for _, r := range tx.records {
-		if r.Topic == latest {
-			continue
-		}
-		if latest = r.Topic; !p.sure[r.Topic] {
-			p.sure[r.Topic], p.wrote[r.Topic] = true, true
-			names = append(names, r.Topic)
+	var places []place
+	add := func(at place) {
+		if !p.sure[at] {
+			p.sure[at], p.wrote[at] = true, true
+			places = append(places, at)
 		}
 	}
-	if len(names) == 0 {
+	var latest place
+	for _, r := range tx.records {
+		if at := (place{r.Topic, r.Partition}); at != latest {
+			latest = at
+			add(at)
+		}
+	}
+	add(place{kafka.ConsumerOffsets, -1}) // offsets that were aborted would be committed beside those of tx
+	if len(places) == 0 {
 		return nil
 	}
-	return e.ownEnded(ctx, p, names)
+	return e.ownEnded(ctx, p, places)
 }
 
 // aloneWhileIdle does so after a loss of connections for producers that have nothing to write: who reads their topics
@@ -118,28 +133,57 @@ func (p *producer) over(tx *Tx, err error) {
 	}
 }
 
-// ownEnded looks whether transactions of p are open on the topics, and ends those that hang.
-func (e *Engine) ownEnded(ctx context.Context, p *producer, names []string) (err error) {
+// ownEnded looks whether transactions of p are open there, and ends those that hang. mu is held.
+func (e *Engine) ownEnded(ctx context.Context, p *producer, places []place) (err error) {
 	defer func() {
 		if err != nil {
 			clear(p.sure)
 		}
 	}()
-	known, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, mendTime)
 	defer cancel()
-	id, _, err := p.client.ProducerID(known)
+	id, _, err := p.client.ProducerID(ctx)
 	if err != nil {
 		return err
 	}
+	topics := map[string][]int32{} // none: all partitions
+	for _, at := range places {
+		partitions, known := topics[at.topic]
+		switch {
+		case at.topic == kafka.ConsumerOffsets:
+			group, err := e.offsetsPartition(ctx)
+			switch {
+			case errors.Is(err, kerr.TopicAuthorizationFailed):
+				e.mayNotLook(at.topic, err)
+			case errors.Is(err, kerr.UnknownTopicOrPartition): // a stand-in for Kafka without this topic
+			case err != nil:
+				return err
+			default:
+				topics[at.topic] = []int32{group}
+			}
+		case at.partition < 0 || known && len(partitions) == 0:
+			topics[at.topic] = nil
+		default:
+			topics[at.topic] = append(partitions, at.partition)
+		}
+	}
+	for name, partitions := range topics {
+		if err := e.endedOn(ctx, id, name, partitions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endedOn does that for one topic.
+func (e *Engine) endedOn(ctx context.Context, producer int64, name string, partitions []int32) error {
 	for mended := false; ; mended = true {
 		look, cancel := context.WithTimeout(ctx, callTimeout)
-		open, err := kafka.AdminOf(e.admin).OpenBy(look, id, names...)
+		open, err := kafka.AdminOf(e.admin).OpenBy(look, producer, name, partitions...)
 		cancel()
 		switch {
 		case errors.Is(err, kerr.TopicAuthorizationFailed):
-			if e.quiet.pass("may not look") {
-				e.log.Warn("cannot look whether transactions of this program hang on the topics that it writes to: it needs READ there", "topics", names, "err", err)
-			}
+			e.mayNotLook(name, err)
 			return nil
 		case err != nil:
 			return fmt.Errorf("look for open transactions: %w", err)
@@ -152,10 +196,20 @@ func (e *Engine) ownEnded(ctx context.Context, p *producer, names []string) (err
 			if !t.Hangs() {
 				continue
 			}
-			if err := e.endHanging(ctx, t); err != nil {
+			ended, err := e.endHanging(ctx, t)
+			if err != nil {
 				return err
 			}
+			if !ended {
+				return fmt.Errorf("%s: %w", t, errHangs)
+			}
 		}
+	}
+}
+
+func (e *Engine) mayNotLook(name string, err error) {
+	if e.quiet.pass("may not look " + name) {
+		e.log.Warn("cannot look whether transactions of this program hang on a topic that it writes to: it needs READ there", "topic", name, "err", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest/local"
 	"github.com/znshub/znshub/pkg/stream"
@@ -65,6 +66,36 @@ func TestNextTransactionTakesNothingAlong(t *testing.T) {
 		t.Errorf("%d results, want %d; one of an aborted transaction among them: %v", len(got), len(want), slices.Contains(got, "ghost"))
 	}
 	if log := a.log.String(); strings.Count(log, healed) != 1 || !strings.Contains(log, "decision=abort") {
+		t.Error("it was not ended as decided")
+	}
+}
+
+// Offsets that were aborted do not become those of the group when the same producer commits others: what lies below them
+// would be skipped. They stand for another group's here, in the same partition of the brokers' topic.
+func TestNextTransactionTakesNoOffsetsAlong(t *testing.T) {
+	t.Parallel()
+	d, w := droppingWorld(t)
+	offsets, err := w.adm.ListTopicsWithInternal(t.Context(), kafka.ConsumerOffsets)
+	n := int32(len(offsets[kafka.ConsumerOffsets].Partitions))
+	if err != nil || n == 0 {
+		t.Fatalf("%d partitions, %v", n, err)
+	}
+	own, id := d.Group, d.Group+"-a"
+	for i := 0; d.Group == own || kafka.GroupPartition(d.Group, n) != kafka.GroupPartition(own, n); i++ {
+		d.Group = fmt.Sprint("other", i)
+	}
+	d.Begin(t, id, kafkatest.Near, "ghost")
+	d.Offset(t, id, 7)
+	d.Drop(t, map[string]kgo.TransactionEndTry{id: kgo.TryAbort})
+	a := w.run("a")
+	a.ready(t, 1)
+	want := ids("x", 40)
+	w.publish(want...)
+	eventually(t, time.Minute, "every result to be there", func() bool { return len(d.Read(t, w.cfg.Sent)) >= len(want) })
+	if at := d.Committed(t); at == 7 {
+		t.Error("offsets of an aborted transaction were committed")
+	}
+	if log := a.log.String(); strings.Count(log, healed) != 1 {
 		t.Error("it was not ended as decided")
 	}
 }

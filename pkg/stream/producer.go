@@ -21,10 +21,10 @@ type producer struct {
 	broken bool      // the client was discarded
 	opened time.Time // when client was made
 
-	ended  time.Time       // its latest transaction
-	losses uint64          // of connections, when open transactions were looked for
-	sure   map[string]bool // topics on which no transaction of it is open between two of its own
-	wrote  map[string]bool // topics, ever
+	ended  time.Time      // its latest transaction
+	losses uint64         // of connections, when open transactions were looked for
+	sure   map[place]bool // where no transaction of it is open between two of its own
+	wrote  map[place]bool // ever
 }
 
 // producers take turns: while the brokers write the markers of one producer's transaction, its next one would have to

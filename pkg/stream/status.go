@@ -99,6 +99,13 @@ type quiet struct {
 	last map[string]time.Time
 }
 
+// recent reports whether key was let through in the last ten seconds.
+func (q *quiet) recent(key string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return time.Since(q.last[key]) < 10*time.Second
+}
+
 // pass reports whether key was not let through in the last ten seconds.
 func (q *quiet) pass(key string) bool {
 	q.mu.Lock()

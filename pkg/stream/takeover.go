@@ -162,7 +162,7 @@ func (e *Engine) endTransactionOf(ctx context.Context, tx openTxn, topic string,
 		return false, nil // its markers are being written
 	}
 	if found.Hangs() {
-		return true, e.endHanging(ctx, found)
+		return e.endHanging(ctx, found)
 	}
 	if own := e.producers.find(found.ID); own != nil {
 		// A client of this very process left it; under the lock no transaction of ours is under way.
@@ -230,7 +230,11 @@ func (e *Engine) offsetsPartition(ctx context.Context) (int32, error) {
 	if err != nil {
 		return 0, err
 	}
-	n := len(meta.Topics[kafka.ConsumerOffsets].Partitions)
+	found := meta.Topics[kafka.ConsumerOffsets]
+	if found.Err != nil {
+		return 0, fmt.Errorf("look up topic %s: %w", kafka.ConsumerOffsets, found.Err)
+	}
+	n := len(found.Partitions)
 	if n == 0 {
 		return 0, fmt.Errorf("%s is not there yet", kafka.ConsumerOffsets)
 	}
