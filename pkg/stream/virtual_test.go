@@ -1,14 +1,18 @@
 package stream_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/kafka/kafkatest"
@@ -106,6 +110,75 @@ func TestWorkIsCalledOnTime(t *testing.T) {
 		stop()
 		if err := <-ended; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A program that may not look for what hangs, because it lacks a right that it did not need before, works as before.
+func TestWorksWithoutTheRightToLook(t *testing.T) {
+	virtual.Test(t, func(t *testing.T) {
+		var network kfake.VirtualNetwork
+		fake, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.ListenFn(network.Listen))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fake.Close()
+		refused := 0
+		fake.ControlKey(int16(kmsg.DescribeProducers), func(r kmsg.Request) (kmsg.Response, error, bool) {
+			fake.KeepControl()
+			refused++
+			resp := r.ResponseKind().(*kmsg.DescribeProducersResponse)
+			for _, asked := range r.(*kmsg.DescribeProducersRequest).Topics {
+				topic := kmsg.NewDescribeProducersResponseTopic()
+				topic.Topic = asked.Topic
+				for _, n := range asked.Partitions {
+					p := kmsg.NewDescribeProducersResponseTopicPartition()
+					p.Partition, p.ErrorCode = n, kerr.TopicAuthorizationFailed.Code
+					topic.Partitions = append(topic.Partitions, p)
+				}
+				resp.Topics = append(resp.Topics, topic)
+			}
+			return resp, nil, true
+		})
+		opts := []kgo.Opt{kgo.SeedBrokers(fake.ListenAddrs()...), kgo.Dialer(network.DialContext)}
+		client, err := kgo.NewClient(opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		settings := map[string]*string{}
+		for _, s := range ledgerSettings {
+			k, v, _ := strings.Cut(s, "=")
+			settings[k] = &v
+		}
+		adm := kadm.NewClient(client)
+		if _, err := adm.CreateTopic(t.Context(), 1, 1, nil, "in"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := adm.CreateTopic(t.Context(), 1, 1, settings, "ledger"); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		e, err := stream.New(stream.Config{
+			Client: opts, Group: "g", Input: "in", Ledger: "ledger", Handler: &alarm{}, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- e.Run(ctx) }()
+		for range 3 {
+			client.ProduceSync(t.Context(), &kgo.Record{Topic: "in", Key: []byte("a")})
+			time.Sleep(time.Minute)
+		}
+		s := e.Status()
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if s.Commits < 3 || refused == 0 || !strings.Contains(log.String(), "topic=ledger") {
+			t.Errorf("%d commits, %d looks were refused\n%s", s.Commits, refused, log.String())
 		}
 	})
 }
