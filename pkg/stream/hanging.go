@@ -110,14 +110,19 @@ func (e *Engine) alone(ctx context.Context, tx *Tx) error {
 }
 
 // aloneWhileIdle does so after a loss of connections for producers that have nothing to write: who reads their topics
-// waits.
+// waits. It holds the tick lock while brokers that are away do not answer: not at every tick.
 func (e *Engine) aloneWhileIdle(ctx context.Context) {
+	const failed = "look for earlier transactions while idle"
+	if e.quiet.recent(failed) {
+		return
+	}
 	for _, p := range e.producers {
 		losses := e.losses.Load()
 		if p.client == nil || losses == p.losses || len(p.wrote) == 0 || time.Since(p.ended) < e.cfg.Pulse {
 			continue
 		}
 		if err := e.ownEnded(ctx, p, slices.Collect(maps.Keys(p.wrote))); err != nil {
+			e.quiet.pass(failed)
 			e.note(p, "look for earlier transactions", err)
 			return
 		}
