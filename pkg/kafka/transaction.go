@@ -241,8 +241,9 @@ func (d Decision) String() string {
 	return "abort"
 }
 
-// decisionSlack is how far the clocks of brokers and producers may be apart for [Admin.Decisions].
-const decisionSlack = 10 * time.Minute
+// decisionSlack is how long before its last write a transaction began, at most 15 minutes with Kafka's default
+// (transaction.max.timeout.ms), and how far the clocks of brokers and producers may be apart beside that.
+const decisionSlack = 20 * time.Minute
 
 // errEnough ends a reading early.
 var errEnough = errors.New("enough")

@@ -77,15 +77,16 @@ type Engine struct {
 
 	consumer bool // joined by the protocol of KIP-848
 
-	ledgerParts atomic.Int32
-	leaders     atomic.Pointer[map[int32]int32] // of the ledger's partitions, as seen last
-	losses      atomic.Uint64                   // of the producers' connections
-	reads       chan struct{}                   // bounds the requests of ReadLedger
-	wake        chan struct{}                   // holds at most one token
-	slots       chan struct{}                   // bounds concurrent restores
-	stop        context.CancelCauseFunc
-	background  sync.WaitGroup // what else Run waits for at its end: clients that are being closed
-	started     atomic.Bool
+	ledgerParts  atomic.Int32
+	offsetsParts atomic.Int32                    // of the brokers' topic of offsets; 0: not seen yet
+	leaders      atomic.Pointer[map[int32]int32] // of the ledger's partitions, as seen last
+	losses       atomic.Uint64                   // of the producers' connections
+	reads        chan struct{}                   // bounds the requests of ReadLedger
+	wake         chan struct{}                   // holds at most one token
+	slots        chan struct{}                   // bounds concurrent restores
+	stop         context.CancelCauseFunc
+	background   sync.WaitGroup // what else Run waits for at its end: clients that are being closed
+	started      atomic.Bool
 
 	// mu is the tick lock. It spans a whole tick, and whoever gives a partition up takes it.
 	mu        tickLock

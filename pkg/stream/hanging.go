@@ -23,9 +23,11 @@ import (
 const (
 	// mendTime bounds looking for what hangs under the tick lock, and reading the coordinators' log.
 	mendTime = 3 * callTimeout
-	// Brokers give up the partitions of a broker that was silent for so long (broker.session.timeout.ms is 9 s), so that
-	// after less than that, without any other sign of trouble, no partition can have lost its leader unseen.
-	quietFor = 5 * time.Second
+	// Brokers give up the partitions of one that was silent for 9 s (broker.session.timeout.ms), and take its successor no
+	// sooner. A lost connection may show only when the next transaction writes, and then its writes are repeated for
+	// callTimeout. Both together are shorter than those 9 s: what began so soon after the one before never meets a
+	// partition that has lost its leader since.
+	quietFor = 3 * time.Second
 )
 
 // errHangs says that an earlier transaction must end first.
@@ -80,11 +82,11 @@ func mayNot(err error) bool {
 }
 
 // alone makes sure that no earlier transaction of the producer of tx is open on the topics that tx writes to. It asks
-// the brokers only where there is a reason: the producer is new, a connection was lost, a call failed or took long, or
-// the producer was idle for long. mu is held.
+// the brokers only where there is a reason: the producer is new, a connection was lost, a call failed, or the one
+// before began long ago. mu is held.
 func (e *Engine) alone(ctx context.Context, tx *Tx) error {
 	p := tx.by
-	if losses := e.losses.Load(); losses != p.losses || time.Since(p.ended) > quietFor {
+	if losses := e.losses.Load(); losses != p.losses || time.Since(p.began) > quietFor {
 		p.losses = losses
 		clear(p.sure)
 	}
@@ -132,8 +134,8 @@ func (e *Engine) aloneWhileIdle(ctx context.Context) {
 
 // over notes that a transaction of p has ended, committed or not.
 func (p *producer) over(tx *Tx, err error) {
-	p.ended = time.Now()
-	if err != nil || p.ended.Sub(tx.began) > quietFor/2 {
+	p.began, p.ended = tx.began, time.Now()
+	if err != nil {
 		clear(p.sure)
 	}
 }

@@ -21,7 +21,8 @@ type producer struct {
 	broken bool      // the client was discarded
 	opened time.Time // when client was made
 
-	ended  time.Time      // its latest transaction
+	began  time.Time      // its latest transaction
+	ended  time.Time      // that one
 	losses uint64         // of connections, when open transactions were looked for
 	sure   map[place]bool // where no transaction of it is open between two of its own
 	wrote  map[place]bool // ever

@@ -224,8 +224,11 @@ func (e *Engine) isOurs(ctx context.Context, txnID string) (bool, error) {
 	return false, nil
 }
 
-// offsetsPartition is the partition of __consumer_offsets that holds the group.
+// offsetsPartition is the partition of __consumer_offsets that holds the group. Their number never changes.
 func (e *Engine) offsetsPartition(ctx context.Context) (int32, error) {
+	if n := e.offsetsParts.Load(); n > 0 {
+		return kafka.GroupPartition(e.cfg.Group, n), nil
+	}
 	meta, err := e.adm.Metadata(ctx, kafka.ConsumerOffsets)
 	if err != nil {
 		return 0, err
@@ -238,6 +241,7 @@ func (e *Engine) offsetsPartition(ctx context.Context) (int32, error) {
 	if n == 0 {
 		return 0, fmt.Errorf("%s is not there yet", kafka.ConsumerOffsets)
 	}
+	e.offsetsParts.Store(int32(n))
 	return kafka.GroupPartition(e.cfg.Group, int32(n)), nil
 }
 
