@@ -136,8 +136,8 @@ var unanswered = map[string]kmsg.Key{
 func (s *crashStage) provoke(step string) {
 	switch {
 	case strings.HasPrefix(step, "revoke"):
-		s.must(s.victim.Ready(s.within(time.Minute)))
-		s.run(s.peer) // the victim gives it some of its partitions
+		s.must(waitUntil(s.within(time.Minute), s.victimOwnsAll)) // one that joins beside it would leave nothing to give
+		s.run(s.peer)                                             // the victim gives it some of its partitions
 	case strings.HasPrefix(step, "stop"):
 		s.must(s.victim.Ready(s.within(time.Minute)))
 		s.must(s.victim.Ask())
@@ -146,6 +146,13 @@ func (s *crashStage) provoke(step string) {
 			s.toKafka.Mute(api.Int16())
 		}
 	}
+}
+
+// victimOwnsAll reports whether the victim has restored every partition since its latest start.
+func (s *crashStage) victimOwnsAll() bool {
+	log := s.victim.Log()
+	log = log[max(0, strings.LastIndex(log, ": start ")):]
+	return strings.Count(log, `"msg":"partition restored"`) >= partitions
 }
 
 // arm starts a sender anew so that it kills itself at a step.
