@@ -54,33 +54,40 @@ func (a *alarm) Work(tx *stream.Tx) time.Time {
 	return a.due[0]
 }
 
+// virtualKafka is a fake on a network of its own, with the topics in and ledger of one partition each. opts lead to it.
+func virtualKafka(t *testing.T) (fake *kfake.Cluster, client *kgo.Client, opts []kgo.Opt) {
+	t.Helper()
+	var network kfake.VirtualNetwork
+	fake, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.ListenFn(network.Listen))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fake.Close)
+	opts = []kgo.Opt{kgo.SeedBrokers(fake.ListenAddrs()...), kgo.Dialer(network.DialContext)}
+	client, err = kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	settings := map[string]*string{}
+	for _, s := range ledgerSettings {
+		k, v, _ := strings.Cut(s, "=")
+		settings[k] = &v
+	}
+	adm := kadm.NewClient(client)
+	if _, err := adm.CreateTopic(t.Context(), 1, 1, nil, "in"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := adm.CreateTopic(t.Context(), 1, 1, settings, "ledger"); err != nil {
+		t.Fatal(err)
+	}
+	return fake, client, opts
+}
+
 // Work is called when it wants to be, and an idle member keeps its membership for hours. In virtual time, on the fake.
 func TestWorkIsCalledOnTime(t *testing.T) {
 	virtual.Test(t, func(t *testing.T) {
-		var network kfake.VirtualNetwork
-		fake, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.ListenFn(network.Listen))...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer fake.Close()
-		opts := []kgo.Opt{kgo.SeedBrokers(fake.ListenAddrs()...), kgo.Dialer(network.DialContext)}
-		client, err := kgo.NewClient(opts...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		settings := map[string]*string{}
-		for _, s := range ledgerSettings {
-			k, v, _ := strings.Cut(s, "=")
-			settings[k] = &v
-		}
-		adm := kadm.NewClient(client)
-		if _, err := adm.CreateTopic(t.Context(), 1, 1, nil, "in"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := adm.CreateTopic(t.Context(), 1, 1, settings, "ledger"); err != nil {
-			t.Fatal(err)
-		}
+		_, client, opts := virtualKafka(t)
 		a := &alarm{}
 		e, err := stream.New(stream.Config{Client: opts, Group: "g", Input: "in", Ledger: "ledger", Handler: a})
 		if err != nil {
@@ -117,12 +124,7 @@ func TestWorkIsCalledOnTime(t *testing.T) {
 // A program that may not look for what hangs, because it lacks a right that it did not need before, works as before.
 func TestWorksWithoutTheRightToLook(t *testing.T) {
 	virtual.Test(t, func(t *testing.T) {
-		var network kfake.VirtualNetwork
-		fake, err := kfake.NewCluster(append(kafkatest.FakeOptions(), kfake.ListenFn(network.Listen))...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer fake.Close()
+		fake, client, opts := virtualKafka(t)
 		refused := 0
 		fake.ControlKey(int16(kmsg.DescribeProducers), func(r kmsg.Request) (kmsg.Response, error, bool) {
 			fake.KeepControl()
@@ -140,24 +142,6 @@ func TestWorksWithoutTheRightToLook(t *testing.T) {
 			}
 			return resp, nil, true
 		})
-		opts := []kgo.Opt{kgo.SeedBrokers(fake.ListenAddrs()...), kgo.Dialer(network.DialContext)}
-		client, err := kgo.NewClient(opts...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		settings := map[string]*string{}
-		for _, s := range ledgerSettings {
-			k, v, _ := strings.Cut(s, "=")
-			settings[k] = &v
-		}
-		adm := kadm.NewClient(client)
-		if _, err := adm.CreateTopic(t.Context(), 1, 1, nil, "in"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := adm.CreateTopic(t.Context(), 1, 1, settings, "ledger"); err != nil {
-			t.Fatal(err)
-		}
 		var log bytes.Buffer
 		e, err := stream.New(stream.Config{
 			Client: opts, Group: "g", Input: "in", Ledger: "ledger", Handler: &alarm{}, Log: slog.New(slog.NewTextHandler(&log, nil)),

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/znshub/znshub/pkg/kafka"
 	"github.com/znshub/znshub/pkg/pause"
 )
 
@@ -82,31 +83,23 @@ func attendedRun(t *testing.T, cfg Config) {
 // damage writes what no broker can read among the records of a group, until the coordinator has noticed that records
 // are there which it did not write, and has tried to load them: it looks when it writes there itself.
 func damage(ctx context.Context, s *Stage, group string) error {
-	const internal = "__consumer_offsets"
 	client, err := kgo.NewClient(kgo.SeedBrokers(s.Brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ClientID("__admin_client")) // who else writes to an internal topic is refused
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	details, err := kadm.NewClient(client).ListTopicsWithInternal(ctx, internal)
+	details, err := kadm.NewClient(client).ListTopicsWithInternal(ctx, kafka.ConsumerOffsets)
 	if err != nil {
 		return err
 	}
-	var hash int32 // String.hashCode of the JVM
-	for _, c := range group {
-		hash = 31*hash + c
-	}
-	if hash < 0 {
-		hash = -hash // as Kafka does it; not of -1<<31, which is none of these
-	}
-	partition := hash % int32(len(details[internal].Partitions))
+	partition := kafka.GroupPartition(group, int32(len(details[kafka.ConsumerOffsets].Partitions)))
 	const kind = 3 // ConsumerGroupMetadataKey: the group's name
 	key := binary.BigEndian.AppendUint16(nil, kind)
 	key = append(binary.BigEndian.AppendUint16(key, uint16(len(group))), group...)
 	for range 20 {
 		if err := client.ProduceSync(ctx, &kgo.Record{
-			Topic: internal, Partition: partition, Key: key,
+			Topic: kafka.ConsumerOffsets, Partition: partition, Key: key,
 			Value: []byte{0, 0}, // version 0, and no group epoch behind it
 		}).FirstErr(); err != nil {
 			return err
@@ -116,7 +109,7 @@ func damage(ctx context.Context, s *Stage, group string) error {
 		if err != nil {
 			return err
 		}
-		if strings.Contains(string(log), fmt.Sprintf("Failed to load metadata from %s-%d ", internal, partition)) {
+		if strings.Contains(string(log), fmt.Sprintf("Failed to load metadata from %s-%d ", kafka.ConsumerOffsets, partition)) {
 			return nil
 		}
 	}

@@ -168,31 +168,23 @@ func (d *DroppedMarkers) End(tb testing.TB, id string, how kgo.TransactionEndTry
 // them.
 func (d *DroppedMarkers) Drop(tb testing.TB, how map[string]kgo.TransactionEndTry) {
 	tb.Helper()
-	d.DropDuring(tb, func() {
-		for id, how := range how {
-			d.End(tb, id, how)
-		}
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-			found, err := d.admin.DescribeTransactions(tb.Context(), slices.Collect(maps.Keys(how))...)
-			if err != nil {
-				tb.Fatal(err)
-			}
-			if !slices.ContainsFunc(found.Sorted(), func(t kadm.DescribedTransaction) bool { return !strings.HasPrefix(t.State, "Complete") }) {
-				return
-			}
-			if time.Now().After(deadline) {
-				tb.Fatalf("the coordinator is not done: %+v", found)
-			}
-		}
-	})
-}
-
-// DropDuring does something while the partitions on the second broker have no leader.
-func (d *DroppedMarkers) DropDuring(tb testing.TB, do func()) {
-	tb.Helper()
 	d.second.Kill(tb)
 	d.wait(tb, "the partitions to lose their leader", func(p kadm.PartitionDetail) bool { return p.Leader < 0 })
-	do()
+	for id, how := range how {
+		d.End(tb, id, how)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		found, err := d.admin.DescribeTransactions(tb.Context(), slices.Collect(maps.Keys(how))...)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if !slices.ContainsFunc(found.Sorted(), func(t kadm.DescribedTransaction) bool { return !strings.HasPrefix(t.State, "Complete") }) {
+			break
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("the coordinator is not done: %+v", found)
+		}
+	}
 	d.second.Restart(tb)
 	d.wait(tb, "the second broker to lead again", func(p kadm.PartitionDetail) bool { return p.Leader == d.second.Node() })
 }
